@@ -1,0 +1,103 @@
+"""What a source may tell the mesh. Each event is complete for its key, so order across keys is free.
+
+All times `at` are seconds since the epoch (wall clock), passed in by the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xds_server.mesh.model import Configuration, EndpointId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigurationReplaced:
+    """`source` now declares exactly this configuration."""
+
+    source: str
+    configuration: Configuration
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelState:
+    """One row of a repository index: `state` as the runtime says it, normalised to upper case."""
+
+    name: str
+    version: str = ""
+    state: str = "READY"
+    reason: str = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests for the model may go to this replica."""
+        return self.state == "READY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsReported:
+    """The runtime behind `endpoint` answered: these are all of its models, in any state."""
+
+    endpoint: EndpointId
+    source: str
+    models: tuple[ModelState, ...]
+    at: float
+
+
+class FailureKind(StrEnum):
+    """Why a runtime could not be read."""
+
+    REFUSED = "refused"
+    """The connection was refused or reset before any answer: nobody listens."""
+    TIMEOUT = "timeout"
+    BAD_ANSWER = "bad-answer"
+    """An answer that is no repository index: status, body or shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFailed:
+    """The runtime behind `endpoint` could not be read. `error` says what was seen, in one line."""
+
+    endpoint: EndpointId
+    source: str
+    kind: FailureKind
+    error: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportsForgotten:
+    """`source` no longer watches `endpoint`: what it said is dropped."""
+
+    endpoint: EndpointId
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawalStarted:
+    """`model` is to get no new requests on `endpoint` until the withdrawal ends.
+
+    It ends by itself when the runtime reports the model gone, or by WithdrawalCancelled.
+    """
+
+    id: str
+    endpoint: EndpointId
+    model: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawalCancelled:
+    """The withdrawal `id` no longer holds."""
+
+    id: str
+
+
+Event = (
+    ConfigurationReplaced
+    | ModelsReported
+    | ReportFailed
+    | ReportsForgotten
+    | WithdrawalStarted
+    | WithdrawalCancelled
+)

@@ -1,0 +1,84 @@
+"""The values that the protocol core works with: resources, snapshots, nodes, requests, responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+PREFIX = "type.googleapis.com/"
+CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
+ENDPOINT = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER = PREFIX + "envoy.config.listener.v3.Listener"
+ROUTE = PREFIX + "envoy.config.route.v3.RouteConfiguration"
+
+ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+"""Make before break on one stream: a type is sent after those that it may refer to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resource:
+    """One Envoy object, serialised. Equal content has the same `version` everywhere and always.
+
+    `body` is the serialised message itself (not yet wrapped in Any). `version` is a hash of it.
+    `requires` lists (type URL, name) that a client must have settled before it is sent this one.
+    """
+
+    type_url: str
+    name: str
+    body: bytes
+    version: str
+    requires: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class TypeSnapshot:
+    """All resources of one type that a node is entitled to.
+
+    `version` is a hash over names and versions. A name in `withheld` exists, but is not known well
+    enough to be sent: a subscription to it gets no answer, neither content nor absence.
+    """
+
+    resources: Mapping[str, Resource] = field(default_factory=dict)
+    version: str = ""
+    withheld: frozenset[str] = frozenset()
+
+
+EMPTY_TYPE = TypeSnapshot()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one kind of node should have, at one moment.
+
+    `serial` grows by publication within this process. It is never part of a version or a nonce
+    that must survive a restart: it only orders acknowledgements.
+    """
+
+    serial: int
+    types: Mapping[str, TypeSnapshot] = field(default_factory=dict)
+
+    def of(self, type_url: str) -> TypeSnapshot:
+        """The snapshot of one type; empty for a type that this server does not serve."""
+        return self.types.get(type_url, EMPTY_TYPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Who a client says it is (first request of a stream). `labels` from its metadata."""
+
+    id: str
+    cluster: str
+    labels: Mapping[str, str] = MappingProxyType({})
+
+
+class Catalog(Protocol):
+    """Every node's snapshot. Nodes with equal entitlement share one Snapshot object."""
+
+    @property
+    def serial(self) -> int:
+        """The publication this catalog came with."""
+
+    def snapshot_for(self, node: Node) -> Snapshot:
+        """What `node` is entitled to."""
