@@ -19,6 +19,7 @@ DEFAULT_MODEL_HEADER = "model"
 """The request header that names the model on a route that maps no header itself."""
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
+"""Given by a factory: Python 3.11 takes an unhashable default for a mutable one."""
 
 
 class Protocol(StrEnum):
@@ -86,7 +87,7 @@ class Endpoint:
 
     id: EndpointId
     ports: Mapping[str, int]
-    labels: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     locality: Locality = Locality()
     weight: int = 1
 
@@ -171,7 +172,7 @@ class Policy:
     host: str
     balancer: Balancer = Balancer.LEAST_REQUEST
     selectors: tuple[Selector, ...] = ()
-    default_subset: Mapping[str, str] = EMPTY
+    default_subset: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     implied_by: str | None = None

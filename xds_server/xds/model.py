@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PREFIX = "type.googleapis.com/"
 CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
@@ -22,7 +23,9 @@ class Resource:
     """One Envoy object, serialised. Equal content has the same `version` everywhere and always.
 
     `body` is the serialised message itself (not yet wrapped in Any). `version` is a hash of it.
-    `requires` lists (type URL, name) that a client must have settled before it is sent this one.
+    `requires` lists (type URL, name) that a client must have settled before it is sent this one;
+    only types earlier in ORDER are waited for. A Cluster names its assignment there
+    (ENDPOINT, EDS name) when that is not called as the cluster itself.
     """
 
     type_url: str
@@ -64,13 +67,16 @@ class Snapshot:
         return self.types.get(type_url, EMPTY_TYPE)
 
 
+EMPTY_SNAPSHOT = Snapshot(serial=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """Who a client says it is (first request of a stream). `labels` from its metadata."""
 
     id: str
     cluster: str
-    labels: Mapping[str, str] = MappingProxyType({})
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Catalog(Protocol):

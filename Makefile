@@ -1,0 +1,64 @@
+# Everything that a fresh machine with Python >= 3.11 needs is set up by the targets themselves.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+MLSERVER_VENV ?= .venv-mlserver
+# MLServer 1.7 runs on Python 3.9 to 3.12; name another interpreter when yours is newer.
+MLSERVER_PYTHON ?= $(PYTHON)
+RUNTIME ?= embedded
+BIN := $(VENV)/bin
+
+.PHONY: help install install-mlserver demo test check format bench lock envoy-files clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## the environment with everything that demo, tests and checks need
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+install-mlserver: $(MLSERVER_VENV)/.installed ## real MLServer, in an environment of its own
+
+$(MLSERVER_VENV)/.installed: requirements-mlserver.lock | $(VENV)/.installed
+	$(MLSERVER_PYTHON) -m venv $(MLSERVER_VENV)
+	$(BIN)/uv pip install --quiet --python $(MLSERVER_VENV)/bin/python --require-hashes -r requirements-mlserver.lock
+	touch $@
+
+demo: $(VENV)/.installed ## the demo: make demo [KEEP=1] [RUNTIME=mlserver]
+ifeq ($(RUNTIME),mlserver)
+	$(MAKE) --no-print-directory install-mlserver
+endif
+	$(BIN)/python -m xds_server.demo --runtime $(RUNTIME) $(if $(KEEP),--keep) $(DEMO_FLAGS)
+
+test: $(VENV)/.installed $(MLSERVER_VENV)/.installed ## every test, on real Envoy and real MLServer
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(VENV)/.installed ## format, lint, types, import layers, Dockerfile
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/.installed ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed ## the figures that the documentation states
+	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
+
+envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
+	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 > envoy/gateway.yaml
+	$(BIN)/xds-server bootstrap --node-id sidecar-1 --cluster sidecar --admin 127.0.0.1:9902 > envoy/sidecar.yaml
+
+lock: $(VENV)/.installed ## resolve the lock files again
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade requirements-mlserver.in -o requirements-mlserver.lock
+
+clean: ## environments and everything that the targets made
+	rm -rf $(VENV) $(MLSERVER_VENV) .demo demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,107 @@
+"""`/metrics`: each figure with its meaning, parsed back as Prometheus does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from admin_world import Files, Readiness, admin_of
+from moves_world import HOST, FakeEnvoy, World
+from prometheus_client.parser import text_string_to_metric_families
+
+from xds_server.config.problems import Problem
+from xds_server.mesh.events import FailureKind
+from xds_server.xds.model import ENDPOINT
+
+Found = Callable[..., float]
+
+
+@pytest.fixture
+async def world() -> World:
+    return World().start(m="1,2", solo="3")
+
+
+async def scrape(world: World, **parts: object) -> dict[tuple[str, frozenset[str]], float]:
+    async with admin_of(world, **parts) as admin:
+        code, text = await admin.get("/metrics")
+    assert code == 200
+    return {
+        (sample.name, frozenset(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def samples(world: World, **parts: object) -> Found:
+    found = await scrape(world, **parts)
+    return lambda name, *labels: found["xds_server_" + name, frozenset(labels)]
+
+
+async def test_services(world: World) -> None:
+    world.fail(3)
+    found = await samples(world)
+    assert found("endpoints", HOST, "OK") == 2
+    assert found("endpoints", HOST, "DOWN") == 1
+    assert found("models", HOST) == 1
+    assert found("placements", HOST) == 2
+    assert 0 <= found("oldest_report_age_seconds", HOST) < 60
+    assert found("pool_stale", HOST) == 0
+    assert (found("polls_total"), found("poll_failures_total")) == (7, 2)
+
+
+async def test_a_stale_pool(world: World) -> None:
+    for number in (1, 2, 3):
+        world.fail(number, FailureKind.TIMEOUT)
+    found = await samples(world)
+    assert found("pool_stale", HOST) == 1
+    assert found("endpoints", HOST, "STALE") == 3
+
+
+async def test_clients(world: World) -> None:
+    FakeEnvoy(world, "a")
+    strict = FakeEnvoy(world, "strict")
+    strict.nack = "no"
+    world.loaded[world.id(3)].add("m")
+    world.report(world.id(3))
+    world.publisher.flush()
+    strict.pump()
+    world.hub.stats.bytes[ENDPOINT] += 512
+    found = await samples(world)
+    assert found("xds_clients", "EDS", "ERROR") == 1
+    assert found("xds_clients", "CDS", "SYNCED") == 2
+    assert found("xds_nacks_total", "EDS") == 1
+    assert found("xds_acks_total", "EDS") >= 2
+    assert found("xds_pushes_total", "EDS") >= 3
+    assert found("xds_response_bytes_total", "EDS") == 512
+    assert (found("xds_streams"), found("xds_streams_opened_total")) == (2, 2)
+    assert found("publications_total") == 2
+
+
+async def test_documents_and_process(world: World) -> None:
+    found = await samples(world)
+    assert found("config_last_reload_successful") == 1
+    assert found("config_loaded_time_seconds") == 1000
+    assert (found("ready"), found("start_time_seconds")) == (1, 900)
+    problem = Problem("a.yaml", 1, "", "spec", "x", "y")
+    files = Files(problems=(problem,), loaded_at=None, reloads_failed=3)
+    found = await samples(world, files=files, readiness=Readiness(ready=False))
+    assert found("config_last_reload_successful") == 0
+    assert found("config_problems") == 1
+    assert found("config_reloads_total", "failed") == 3
+    with pytest.raises(KeyError):
+        found("config_loaded_time_seconds")
+    assert found("ready") == 0
+
+
+async def test_moves(world: World) -> None:
+    await world.mover.withdraw("m", world.at(1), settle=0, drain=0)
+    found = await samples(world)
+    assert found("withdrawals") == 1
+    assert found("moves_total", "withdraw", "done") == 1
+    assert found("moves_total", "load", "failed") == 0
+
+
+async def test_no_label_names_a_model_a_replica_or_a_client(world: World) -> None:
+    FakeEnvoy(world, "envoy-1")
+    labels = {value for _, values in await scrape(world) for value in values}
+    assert not labels & {"m", "solo", "fixed", "envoy-1", *(world.at(n) for n in (1, 2, 3))}

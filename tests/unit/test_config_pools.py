@@ -1,0 +1,96 @@
+"""ModelPool: every field, what it becomes, its default, and its place beside a rule."""
+
+import pytest
+from config_texts import SERVICE, document, errors, load, pool
+
+from xds_server.mesh.model import DEFAULT_SUBSET_KEY, Fallback, OpenInference, StaticModels
+
+
+class TestModelPool:
+    def test_open_inference(self, tmp_path):
+        text = """
+host: models
+subsetKey: model
+models:
+  openInference: {port: http, scheme: https, interval: 500ms, timeout: 1s, grace: 0s}
+onMiss: {noModel: ANY_ENDPOINT, notLoaded: NO_FALLBACK}
+"""
+        (compiled,) = load(tmp_path, SERVICE, pool(text)).pools
+        assert compiled.name == "ml/models"
+        assert compiled.subset_key == "model"
+        assert compiled.discovery == OpenInference("http", "https", 0.5, 1.0, 0.0)
+        assert (compiled.no_model, compiled.not_loaded) == (Fallback.ANY_ENDPOINT, Fallback.NO_FALLBACK)
+
+    @pytest.mark.parametrize("models", ["{openInference: {}}", "{openInference: }"])
+    def test_defaults(self, tmp_path, models):
+        (compiled,) = load(tmp_path, SERVICE, pool(f"host: models\nmodels: {models}")).pools
+        assert compiled.subset_key == DEFAULT_SUBSET_KEY
+        assert compiled.discovery == OpenInference(None, "http", 1.0, 2.0, 10.0)
+        assert (compiled.no_model, compiled.not_loaded) == (None, None)
+
+    def test_the_port_may_be_a_number_that_no_endpoint_names(self, tmp_path):
+        (compiled,) = load(
+            tmp_path, SERVICE, pool("host: models\nmodels: {openInference: {port: 9999}}")
+        ).pools
+        assert compiled.discovery.port == 9999
+
+    @pytest.mark.parametrize("port", ["0", "70000", "true", '""', "[1]"])
+    def test_what_is_no_port(self, tmp_path, port):
+        (error,) = errors(
+            tmp_path, SERVICE, pool(f"host: models\nmodels: {{openInference: {{port: {port}}}}}")
+        )
+        assert "port: found" in error
+        assert error.endswith("expected a name in the endpoints' ports, or a port number from 1 to 65535")
+
+    def test_static_models_by_any_port_of_the_endpoint(self, tmp_path):
+        service = SERVICE.replace("ports: {http: 9001}", "ports: {http: 9001, rest: 9101}")
+        text = """
+host: models
+models:
+  static: {"10.0.0.1:9101": [b, a], "10.0.0.2:8033": [a]}
+"""
+        (compiled,) = load(tmp_path, service, pool(text)).pools
+        assert compiled.discovery == StaticModels({"10.0.0.1:9001": ("a", "b"), "10.0.0.2:8033": ("a",)})
+
+    def test_static_models_of_one_endpoint_under_two_ports(self, tmp_path):
+        service = SERVICE.replace("ports: {http: 9001}", "ports: {http: 9001, rest: 9101}")
+        text = 'host: models\nmodels: {static: {"10.0.0.1:9101": [a], "10.0.0.1:9001": [b]}}'
+        (error,) = errors(tmp_path, service, pool(text))
+        assert error.endswith(
+            "found endpoint 10.0.0.1:9001 again; expected all models of an endpoint in one list"
+        )
+
+    def test_a_model_twice_on_an_endpoint(self, tmp_path):
+        text = 'host: models\nmodels: {static: {"10.0.0.1:9001": [a, a]}}'
+        (error,) = errors(tmp_path, SERVICE, pool(text))
+        assert error.endswith('static["10.0.0.1:9001"][1]: found "a" again; expected each model once')
+
+    def test_an_ipv6_endpoint_is_written_in_brackets(self, tmp_path):
+        service = SERVICE.replace("10.0.0.1", '"fd00::1"')
+        (compiled,) = load(
+            tmp_path, service, pool('host: models\nmodels: {static: {"[fd00::1]:9001": [a]}}')
+        ).pools
+        assert compiled.discovery == StaticModels({"[fd00::1]:9001": ("a",)})
+
+    RULE = """
+host: models
+trafficPolicy:
+  loadBalancer:
+    dynamicSubset:
+      subsetSelectors: [{keys: [model], fallbackPolicy: ANY_ENDPOINT}, {keys: [stage, model]}]
+"""
+
+    def test_a_pool_may_repeat_what_the_selector_on_its_key_says(self, tmp_path):
+        text = (
+            "host: models\nsubsetKey: model\nmodels: {openInference: {}}\nonMiss: {notLoaded: ANY_ENDPOINT}"
+        )
+        configuration = load(tmp_path, SERVICE, document("DestinationRule", self.RULE), pool(text))
+        assert configuration.pools[0].not_loaded is Fallback.ANY_ENDPOINT
+
+    def test_a_pool_beside_selectors_that_have_its_key_among_others(self, tmp_path):
+        rule = self.RULE.replace("{keys: [model], fallbackPolicy: ANY_ENDPOINT}, ", "")
+        text = (
+            "host: models\nsubsetKey: model\nmodels: {openInference: {}}\nonMiss: {notLoaded: ANY_ENDPOINT}"
+        )
+        (error,) = errors(tmp_path, SERVICE, document("DestinationRule", rule), pool(text))
+        assert "spec.onMiss.notLoaded: found ANY_ENDPOINT" in error

@@ -1,0 +1,471 @@
+"""Moves on a real mesh, builder, publisher and hub: what waits for what, what every failure leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+import pytest
+from moves_world import HOST, OTHER, FakeEnvoy, World, configuration, refused
+
+from xds_server.mesh.events import FailureKind
+from xds_server.mesh.model import EndpointId
+from xds_server.moves import acknowledged as acknowledging
+from xds_server.moves.errors import (
+    AmbiguousEndpointError,
+    CancelledMoveError,
+    HeldElsewhereError,
+    LastHolderError,
+    MoveError,
+    NoRuntimeError,
+    NotAcknowledgedError,
+    NotHeldError,
+    RuntimeRefusedError,
+    RuntimeSilentError,
+    RuntimeSlowError,
+    UnknownEndpointError,
+    UnknownWithdrawalError,
+    WithdrawnError,
+)
+from xds_server.moves.mover import Mover
+
+NOW = {"settle": 0.0, "drain": 0.0}
+
+
+@pytest.fixture
+async def world() -> World:
+    return World().start(m="1,2", solo="3")
+
+
+async def waiting_for_envoy(world: World, task: asyncio.Task[object]) -> None:
+    """Return once the move listens to the hub, so that what happens next happens during its wait."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    assert world.mover.withdrawals()
+
+
+# Withdraw
+
+
+async def test_a_withdrawal_waits_for_the_acknowledgement_of_every_envoy(world: World) -> None:
+    quick, late = FakeEnvoy(world, "quick"), FakeEnvoy(world, "late")
+    late.acks = False
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), **NOW))
+    await waiting_for_envoy(world, task)
+    assert world.routed(1) == ()
+    late.acks = True
+    late.session.close()
+    again = FakeEnvoy(world, "late")
+    done = await task
+    assert done.acknowledged == tuple(sorted((quick.session.id, again.session.id)))
+    assert (done.model, done.endpoint, done.service) == ("m", world.at(1), HOST)
+    assert done.left == ()
+    assert [each.id for each in world.mover.withdrawals()] == [done.id]
+
+
+async def test_no_envoy_is_waited_for_where_none_is_connected(world: World) -> None:
+    done = await world.mover.withdraw("m", "127.0.0.1:9101", **NOW)
+    assert done.acknowledged == ()
+    assert done.endpoint == "127.0.0.1:9001"
+    assert asdict(done)["seconds"]["total"] >= 0
+
+
+async def test_settle_and_drain_pass_after_the_acknowledgement(world: World) -> None:
+    FakeEnvoy(world, "a")
+    done = await world.mover.withdraw("m", world.at(1), settle=0.03, drain=0.02)
+    assert done.seconds.acknowledged < 0.03
+    assert done.seconds.total >= 0.05
+
+
+async def test_the_last_holder_stays_unless_forced(world: World) -> None:
+    with pytest.raises(LastHolderError, match=r"127\.0\.0\.1:9003 is the last endpoint .* that has solo"):
+        await world.mover.withdraw("solo", world.at(3), **NOW)
+    assert world.routed(3) == ("solo",)
+    assert world.mover.withdrawals() == ()
+    await world.mover.withdraw("solo", world.at(3), force=True, **NOW)
+    assert world.routed(3) == ()
+
+
+async def test_two_withdrawals_at_once_leave_one_holder(world: World) -> None:
+    results = await asyncio.gather(
+        world.mover.withdraw("m", world.at(1), settle=0.01, drain=0.0),
+        world.mover.withdraw("m", world.at(2), settle=0.01, drain=0.0),
+        return_exceptions=True,
+    )
+    assert [type(result).__name__ for result in results] == ["Withdrawn", "LastHolderError"]
+    assert (world.routed(1), world.routed(2)) == ((), ("m",))
+
+
+async def test_a_holder_that_is_down_is_no_other_holder(world: World) -> None:
+    world.fail(2)
+    with pytest.raises(LastHolderError):
+        await world.mover.withdraw("m", world.at(1), **NOW)
+
+
+async def test_what_is_not_routed_there_is_not_withdrawn(world: World) -> None:
+    with pytest.raises(
+        NotHeldError, match=r"solo is not routed to .*:9001: the runtime does not list it.*: m"
+    ):
+        await world.mover.withdraw("solo", world.at(1), **NOW)
+    done = await world.mover.withdraw("m", world.at(1), **NOW)
+    with pytest.raises(NotHeldError, match=rf"already withdrawn .* by withdrawal {done.id}"):
+        await world.mover.withdraw("m", world.at(1), **NOW)
+
+
+async def test_an_unknown_endpoint_is_answered_with_those_there_are(world: World) -> None:
+    with pytest.raises(UnknownEndpointError, match=r"no endpoint 127\.0\.0\.1:1; .*127\.0\.0\.1:9001"):
+        await world.mover.withdraw("m", "127.0.0.1:1", **NOW)
+    with pytest.raises(
+        UnknownEndpointError, match=r"in service static\.example; there is: 127\.0\.0\.1:7001$"
+    ):
+        await world.mover.withdraw("m", world.at(1), service="static.example", **NOW)
+    with pytest.raises(UnknownEndpointError, match=r"no service 'nope'; there is: models\.example"):
+        await world.mover.withdraw("m", world.at(1), service="nope", **NOW)
+
+
+async def test_an_endpoint_of_two_services_must_be_told_apart() -> None:
+    world = World(other=(9001,)).start(m="1,2")
+    with pytest.raises(AmbiguousEndpointError, match=r"models\.example .*, other\.example .*say which"):
+        await world.mover.withdraw("m", world.at(1), **NOW)
+    assert (await world.mover.withdraw("m", world.at(1), service=HOST, **NOW)).service == HOST
+
+
+async def test_an_envoy_that_stays_silent_ends_the_withdrawal(world: World) -> None:
+    envoy = FakeEnvoy(world, "silent")
+    envoy.acks = False
+    with pytest.raises(NotAcknowledgedError) as caught:
+        await world.mover.withdraw("m", world.at(1), timeout=0.02, **NOW)
+    assert f"not acknowledged within 0.02 s by {envoy.session.id}" in str(caught.value)
+    assert "the withdrawal is cancelled and m is routed to 127.0.0.1:9001 again" in str(caught.value)
+    assert world.routed(1) == ("m",)
+    assert world.mover.withdrawals() == ()
+
+
+async def test_an_envoy_that_rejects_ends_the_withdrawal_at_once_and_is_quoted(world: World) -> None:
+    envoy = FakeEnvoy(world, "strict")
+    envoy.nack = "Proto constraint validation failed"
+    with pytest.raises(NotAcknowledgedError, match=r"strict.* rejected the change: Proto constraint"):
+        await world.mover.withdraw("m", world.at(1), timeout=30, **NOW)
+    assert world.routed(1) == ("m",)
+
+
+async def test_with_keep_the_withdrawal_stays(world: World) -> None:
+    envoy = FakeEnvoy(world, "silent")
+    envoy.acks = False
+    with pytest.raises(NotAcknowledgedError, match="stays"):
+        await world.mover.withdraw("m", world.at(1), timeout=0.01, keep=True, **NOW)
+    assert world.routed(1) == ()
+    assert len(world.mover.withdrawals()) == 1
+
+
+async def test_an_envoy_that_does_not_come_back_is_named_as_left(world: World) -> None:
+    silent, other = FakeEnvoy(world, "silent"), FakeEnvoy(world, "other")
+    silent.acks = False
+    watch = acknowledging.Watch()
+    serial = world.publisher.flush() + 1
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), **NOW))
+    await waiting_for_envoy(world, task)
+    waiting = asyncio.create_task(
+        acknowledging.acknowledged(
+            world.hub, world.builder.assignments(HOST), serial, timeout=5, watch=watch, return_limit=0.02
+        )
+    )
+    await asyncio.sleep(0)
+    silent.close()
+    agreed = await waiting
+    assert agreed.left == (silent.session.id,)
+    assert agreed.clients == (other.session.id,)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_caller_going_away_ends_the_withdrawal(world: World) -> None:
+    envoy = FakeEnvoy(world, "silent")
+    envoy.acks = False
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1)))
+    await waiting_for_envoy(world, task)
+    before = world.hub.serial
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.routed(1) == ("m",)
+    assert world.hub.serial == before + 1
+    assert world.mover.counts.failed["withdraw"] == 1
+
+
+async def test_the_caller_going_away_while_draining_ends_the_withdrawal(world: World) -> None:
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), settle=30))
+    await waiting_for_envoy(world, task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.routed(1) == ("m",)
+
+
+async def test_a_withdrawal_ends_when_the_runtime_reports_the_model_gone(world: World) -> None:
+    done = await world.mover.withdraw("m", world.at(1), **NOW)
+    world.loaded[world.id(1)].clear()
+    world.report(world.id(1))
+    assert world.mover.withdrawals() == ()
+    with pytest.raises(UnknownWithdrawalError, match=done.id):
+        await world.mover.cancel(done.id)
+
+
+async def test_cancel_routes_the_model_again(world: World) -> None:
+    done = await world.mover.withdraw("m", world.at(1), **NOW)
+    before = world.hub.serial
+    assert (await world.mover.cancel(done.id)).model == "m"
+    assert world.routed(1) == ("m",)
+    assert world.hub.serial == before + 1
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["waiting for Envoy", "draining"])
+async def test_cancel_ends_the_move_that_waits(world: World, *, connected: bool) -> None:
+    if connected:
+        FakeEnvoy(world, "silent").acks = False
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), settle=30))
+    await waiting_for_envoy(world, task)
+    await world.mover.cancel(world.mover.withdrawals()[0].id)
+    with pytest.raises(CancelledMoveError):
+        await task
+    assert world.routed(1) == ("m",)
+
+
+async def test_a_model_that_came_back_meanwhile_is_not_called_withdrawn(world: World) -> None:
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), settle=0.02, drain=0.0))
+    await waiting_for_envoy(world, task)
+    world.loaded[world.id(1)].clear()
+    world.report(world.id(1))
+    world.loaded[world.id(1)].add("m")
+    world.report(world.id(1))
+    with pytest.raises(CancelledMoveError, match="loaded it again"):
+        await task
+
+
+async def test_before_the_first_publication_nothing_is_left_behind() -> None:
+    world = World()
+    for port in world.ports:
+        world.loaded[EndpointId(HOST, "127.0.0.1", port)] = {"m"}
+        world.report(EndpointId(HOST, "127.0.0.1", port))
+    with pytest.raises(RuntimeError, match="not been heard"):
+        await world.mover.withdraw("m", world.at(1), **NOW)
+    assert world.mover.withdrawals() == ()
+
+
+# Unload
+
+
+async def test_unload_withdraws_first_and_ends_when_the_model_is_gone(world: World) -> None:
+    envoy = FakeEnvoy(world, "a")
+    seen: list[tuple[str, ...]] = []
+    world.on_order = lambda: seen.append(world.routed(1))
+    done = await world.mover.unload("m", world.at(1), **NOW)
+    assert seen == [()]
+    assert world.orders == [("unload", world.at(1), "m")]
+    assert done.acknowledged == (envoy.session.id,)
+    assert done.seconds.unloaded is not None
+    assert done.seconds.gone is not None
+    assert done.seconds.acknowledged <= done.seconds.unloaded <= done.seconds.gone <= done.seconds.total
+    assert world.mover.withdrawals() == ()
+    assert world.routed(1) == ()
+    assert world.mover.counts.done == {"withdraw": 0, "load": 0, "unload": 1}
+
+
+async def test_unload_goes_on_from_a_withdrawal_that_stands(world: World) -> None:
+    held = await world.mover.withdraw("m", world.at(1), **NOW)
+    assert (await world.mover.unload("m", world.at(1), **NOW)).id == held.id
+    assert world.mover.withdrawals() == ()
+
+
+async def test_unload_does_not_meddle_with_a_withdrawal_under_way(world: World) -> None:
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), settle=30))
+    await waiting_for_envoy(world, task)
+    with pytest.raises(WithdrawnError, match="another request is withdrawing m"):
+        await world.mover.unload("m", world.at(1), **NOW)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_runtime_that_refuses_keeps_its_model_routed(world: World) -> None:
+    world.refusal = refused()
+    with pytest.raises(
+        RuntimeRefusedError, match=r"HTTP 500 boom; the withdrawal is cancelled and m is routed"
+    ):
+        await world.mover.unload("m", world.at(1), **NOW)
+    assert world.routed(1) == ("m",)
+    assert world.mover.withdrawals() == ()
+
+
+async def test_a_refusal_does_not_end_a_withdrawal_that_stood_before(world: World) -> None:
+    held = await world.mover.withdraw("m", world.at(1), **NOW)
+    world.refusal = refused()
+    with pytest.raises(RuntimeRefusedError, match=f"the withdrawal {held.id} stays"):
+        await world.mover.unload("m", world.at(1), **NOW)
+    assert world.routed(1) == ()
+
+
+async def test_a_runtime_that_says_nothing_may_unload_yet(world: World) -> None:
+    world.refusal = RuntimeSilentError("no answer")
+    with pytest.raises(RuntimeSilentError, match="no answer; it may unload m yet, so the withdrawal"):
+        await world.mover.unload("m", world.at(1), **NOW)
+    assert world.routed(1) == ()
+    assert len(world.mover.withdrawals()) == 1
+
+
+async def test_a_runtime_that_does_not_do_what_it_said(world: World) -> None:
+    world.deaf = True
+    with pytest.raises(
+        RuntimeSlowError, match=r"did not report m gone within 0\.01 s: .* READY in version 1; m stays"
+    ):
+        await world.mover.unload("m", world.at(1), runtime_timeout=0.01, **NOW)
+    assert world.routed(1) == ()
+    assert (await world.mover.cancel(world.mover.withdrawals()[0].id)).model == "m"
+
+
+async def test_the_runtime_is_asked_again_until_the_model_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xds_server.moves.mover.FIRST_PAUSE", 0.001)
+    world.deaf = True
+    polls: list[int] = []
+
+    def drop_at_the_third() -> None:
+        polls.append(1)
+        if len(polls) == 3:
+            world.loaded[world.id(1)].clear()
+
+    world.on_poll = drop_at_the_third
+    await world.mover.unload("m", world.at(1), **NOW)
+    assert len(polls) == 3
+
+
+async def test_an_unload_under_way_is_carried_through_without_its_caller(world: World) -> None:
+    world.hung = asyncio.Event()
+    asked = asyncio.Event()
+    world.on_order = asked.set
+    task = asyncio.create_task(world.mover.unload("m", world.at(1), **NOW))
+    await asked.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert world.routed(1) == ()
+    with pytest.raises(WithdrawnError, match="already been asked to unload"):
+        await world.mover.cancel(world.mover.withdrawals()[0].id)
+    gone = asyncio.Event()
+    world.on_poll = gone.set
+    world.hung.set()
+    await gone.wait()
+    await asyncio.sleep(0)
+    assert world.mover.withdrawals() == ()
+
+
+async def test_close_waits_for_unloads_without_callers(world: World) -> None:
+    world.hung = asyncio.Event()
+    asked = asyncio.Event()
+    world.on_order = asked.set
+    task = asyncio.create_task(world.mover.unload("m", world.at(1), **NOW))
+    await asked.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await world.mover.close()
+    assert world.routed(1) == ()
+
+
+async def test_an_endpoint_removed_during_its_unload(world: World) -> None:
+    def remove() -> None:
+        world.configure(configuration(9002, 9003))
+        del world.loaded[world.id(1)]
+
+    world.on_poll = remove
+    with pytest.raises(UnknownEndpointError, match="removed from the documents"):
+        await world.mover.unload("m", world.at(1), **NOW)
+
+
+async def test_a_runtime_that_serves_another_service_too() -> None:
+    world = World(other=(9001,)).start(m="1,2")
+    world.loaded[EndpointId(OTHER, "127.0.0.1", 9001)] = {"m"}
+    world.report(EndpointId(OTHER, "127.0.0.1", 9001))
+    with pytest.raises(HeldElsewhereError, match=r"also through other\.example"):
+        await world.mover.unload("m", world.at(1), service=HOST, **NOW)
+    await world.mover.withdraw("m", world.at(1), service=OTHER, force=True, **NOW)
+    await world.mover.unload("m", world.at(1), service=HOST, **NOW)
+    assert world.orders == [("unload", world.at(1), "m")]
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
+async def test_a_fixed_list_has_no_runtime(world: World, action: str) -> None:
+    with pytest.raises(NoRuntimeError, match=r"ModelPool ns/static lists its models itself"):
+        await getattr(world.mover, action)("fixed", "127.0.0.1:7001")
+    assert world.orders == []
+
+
+# Load
+
+
+async def test_load_ends_when_every_envoy_routes_there(world: World) -> None:
+    envoy = FakeEnvoy(world, "a")
+    done = await world.mover.load("new", world.at(2))
+    assert world.routed(2) == ("m", "new")
+    assert done.acknowledged == (envoy.session.id,)
+    assert done.seconds.loaded <= done.seconds.ready <= done.seconds.acknowledged <= done.seconds.total
+    assert (done.model, done.endpoint, done.service) == ("new", world.at(2), HOST)
+
+
+async def test_load_that_was_published_meanwhile_counts_as_acknowledged(world: World) -> None:
+    envoy = FakeEnvoy(world, "a")
+
+    def publish_first() -> None:
+        world.report(world.id(2))
+        world.publisher.flush()
+        envoy.pump()
+
+    world.on_poll = publish_first
+    assert (await world.mover.load("new", world.at(2), timeout=1)).acknowledged == (envoy.session.id,)
+
+
+async def test_load_that_the_runtime_refuses(world: World) -> None:
+    world.refusal = refused("the runtime refused: HTTP 404 no such model")
+    with pytest.raises(RuntimeRefusedError, match="HTTP 404 no such model"):
+        await world.mover.load("new", world.at(2))
+    assert world.mover.counts.failed["load"] == 1
+
+
+async def test_load_that_never_gets_ready(world: World) -> None:
+    world.deaf = True
+    with pytest.raises(
+        RuntimeSlowError, match=r"did not report new READY within 0\.01 s: .* does not list it$"
+    ):
+        await world.mover.load("new", world.at(2), runtime_timeout=0.01)
+
+
+async def test_load_that_an_envoy_does_not_acknowledge(world: World) -> None:
+    FakeEnvoy(world, "silent").acks = False
+    with pytest.raises(
+        NotAcknowledgedError, match=r"new is READY on .*:9002, but not acknowledged .* silent"
+    ):
+        await world.mover.load("new", world.at(2), timeout=0.01)
+
+
+async def test_load_of_what_is_withdrawn(world: World) -> None:
+    held = await world.mover.withdraw("m", world.at(1), **NOW)
+    with pytest.raises(WithdrawnError, match=f"by withdrawal {held.id}: cancel that first"):
+        await world.mover.load("m", world.at(1))
+    assert world.orders == []
+
+
+async def test_every_error_is_a_move_error_with_one_line(world: World) -> None:
+    with pytest.raises(MoveError) as caught:
+        await world.mover.withdraw("absent", world.at(1), **NOW)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_real_runtimes_are_the_default(world: World) -> None:
+    mover = Mover(world.mesh, world.hub, world.publisher, world, world.builder.assignments)
+    assert mover.withdrawals() == ()
+
+
+async def test_a_timeout_of_the_runtime_counts_its_models_for_a_while(world: World) -> None:
+    world.fail(2, FailureKind.TIMEOUT, "no answer within 2 s")
+    assert (await world.mover.withdraw("m", world.at(1), **NOW)).model == "m"

@@ -1,0 +1,144 @@
+"""The shape of `/status`: what the server writes and the tables read. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class ProblemRecord(TypedDict):
+    """One error in the documents; `text` is the whole line."""
+
+    file: str
+    document: int
+    subject: str
+    field: str
+    found: str
+    expected: str
+    text: str
+
+
+class ConfigRecord(TypedDict):
+    """The documents: what is in force, and what the last load refused."""
+
+    directory: str
+    loaded_at: float | None
+    problems: list[ProblemRecord]
+
+
+class ImpliedRecord(TypedDict):
+    """Something that nobody wrote and that a document made necessary."""
+
+    kind: str
+    name: str
+    implied_by: str
+    text: str
+
+
+class ModelRecord(TypedDict):
+    """One row of what a runtime reports."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class FailureRecord(TypedDict):
+    """Why a runtime cannot be read at present."""
+
+    kind: str
+    error: str
+    since: float
+    last: float
+
+
+class EndpointRecord(TypedDict):
+    """One replica. `routed`: the models that Envoy is told of. Ages in seconds."""
+
+    endpoint: str
+    ports: dict[str, int]
+    labels: dict[str, str]
+    zone: str
+    health: str
+    models: list[ModelRecord]
+    routed: list[str]
+    withdrawn: list[str]
+    source: str
+    reported_at: float | None
+    age_seconds: float | None
+    failure: FailureRecord | None
+
+
+class ServiceRecord(TypedDict):
+    """One service. `known` is false until its models have been learnt once."""
+
+    host: str
+    namespace: str
+    pool: str | None
+    subset_key: str | None
+    known: bool
+    stale: bool
+    endpoints: list[EndpointRecord]
+
+
+class WithdrawalRecord(TypedDict):
+    """A model that is kept off an endpoint."""
+
+    id: str
+    model: str
+    endpoint: str
+    service: str
+    at: float
+
+
+class PlaceRecord(TypedDict):
+    """An endpoint that a model is routed to."""
+
+    service: str
+    endpoint: str
+
+
+class ClientTypeRecord(TypedDict):
+    """One type of resources at one client. `state`: SYNCED, STALE, NOT_SENT or ERROR."""
+
+    type: str
+    state: str
+    subscribed: list[str]
+    sent: str | None
+    acknowledged: str | None
+    rejected: str | None
+    rejected_names: list[str]
+    error: str | None
+    sent_seconds_ago: float | None
+    acknowledged_seconds_ago: float | None
+    rejected_seconds_ago: float | None
+
+
+class ClientRecord(TypedDict):
+    """One stream of a connected Envoy. `variant`: sotw or delta; `aggregated`: all types on one stream."""
+
+    id: str
+    node: str
+    cluster: str
+    labels: dict[str, str]
+    peer: str
+    variant: str
+    aggregated: bool
+    connected_seconds: float
+    types: list[ClientTypeRecord]
+
+
+class Status(TypedDict):
+    """The whole answer. `models`: each model to the endpoints that it is routed to."""
+
+    version: str
+    started_at: float
+    now: float
+    ready: bool
+    reason: str
+    config: ConfigRecord
+    implied: list[ImpliedRecord]
+    services: list[ServiceRecord]
+    models: dict[str, list[PlaceRecord]]
+    withdrawals: list[WithdrawalRecord]
+    clients: list[ClientRecord]

@@ -1,0 +1,94 @@
+"""The bodies that the admin port takes, checked. Errors name the field, what was found and what fits."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xds_server.moves.mover import DRAIN, RUNTIME_TIMEOUT, SETTLE, TIMEOUT
+
+_LONGEST = 3600.0
+"""Seconds: the longest wait that can be asked for."""
+
+Seconds = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+
+
+class BadRequestError(ValueError):
+    """A body that cannot be used; the text says why."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LoadBody(_Body):
+    """`POST /v1/loads`. Times in seconds."""
+
+    model: Name
+    endpoint: Name
+    service: Name | None = None
+    timeout: Seconds = TIMEOUT
+    runtime_timeout: Seconds = RUNTIME_TIMEOUT
+
+
+class WithdrawalBody(_Body):
+    """`POST /v1/withdrawals`. Times in seconds."""
+
+    model: Name
+    endpoint: Name
+    service: Name | None = None
+    settle: Seconds = SETTLE
+    drain: Seconds = DRAIN
+    force: bool = False
+    keep: bool = False
+    timeout: Seconds = TIMEOUT
+
+
+class UnloadBody(_Body):
+    """`POST /v1/unloads`. Times in seconds."""
+
+    model: Name
+    endpoint: Name
+    service: Name | None = None
+    settle: Seconds = SETTLE
+    drain: Seconds = DRAIN
+    force: bool = False
+    timeout: Seconds = TIMEOUT
+    runtime_timeout: Seconds = RUNTIME_TIMEOUT
+
+
+BodyType = TypeVar("BodyType", bound=_Body)
+
+
+def parse(kind: type[BodyType], raw: bytes) -> BodyType:
+    """Read a JSON body.
+
+    Raises:
+        BadRequestError: not JSON, not an object, or a field that is unknown, missing or of no use.
+    """
+    try:
+        document: Any = json.loads(raw)
+    except ValueError as error:
+        raise BadRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BadRequestError(
+            "the body must be a JSON object with the fields " + ", ".join(kind.model_fields)
+        )
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        allowed = ", ".join(kind.model_fields)
+        raise BadRequestError("; ".join(_said(each, allowed) for each in error.errors())) from error
+
+
+def _said(error: Any, allowed: str) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"field {where!r} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"field {where!r} is unknown; known: {allowed}"
+    wanted = str(error["msg"]).removeprefix("Input ")
+    return f"field {where!r}: found {json.dumps(error['input'])}, which {wanted}"

@@ -1,0 +1,94 @@
+"""What the admin port is given to read, and the one thing that it may set going: moves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from xds_server.config.problems import Problem
+    from xds_server.mesh.mesh import Mesh
+    from xds_server.moves.mover import Mover
+    from xds_server.xds.hub import Hub
+
+
+class Files(Protocol):
+    """The source that reads the directory of documents."""
+
+    @property
+    def directory(self) -> Path:
+        """Where the documents are."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was wrong at the last load; empty when it succeeded."""
+
+    @property
+    def loaded_at(self) -> float | None:
+        """When the configuration in force was loaded, in seconds since the epoch."""
+
+    @property
+    def reloads_ok(self) -> int:
+        """Loads that succeeded, the first one included."""
+
+    @property
+    def reloads_failed(self) -> int:
+        """Loads that were refused."""
+
+
+class Publishing(Protocol):
+    """The publisher, as far as its figures go."""
+
+    @property
+    def publications(self) -> int:
+        """How many catalogs were published."""
+
+    @property
+    def last_duration(self) -> float:
+        """Seconds that the last publication took."""
+
+
+class Polling(Protocol):
+    """The poller, as far as its figures go."""
+
+    @property
+    def polls(self) -> int:
+        """Polls that ended, with an answer or without."""
+
+    @property
+    def failures(self) -> int:
+        """Polls that ended without an answer."""
+
+
+class Readiness(Protocol):
+    """Whether clients are answered."""
+
+    @property
+    def ready(self) -> bool:
+        """True after the first sync, until the stop."""
+
+    @property
+    def reason(self) -> str:
+        """Why not, in words."""
+
+    @property
+    def started_at(self) -> float:
+        """When the process began, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminState:
+    """All that the admin port reads. `clock`: seconds since the epoch."""
+
+    mesh: Mesh
+    hub: Hub
+    mover: Mover
+    files: Files
+    publisher: Publishing
+    poller: Polling
+    readiness: Readiness
+    clock: Callable[[], float] = time.time

@@ -1,0 +1,140 @@
+"""What `/status` says, built from the rooms at the moment of the question. Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xds_server import __version__
+from xds_server.admin import clients, implied
+from xds_server.mesh.model import Health
+
+if TYPE_CHECKING:
+    from xds_server.admin.model import (
+        ConfigRecord,
+        EndpointRecord,
+        FailureRecord,
+        PlaceRecord,
+        ProblemRecord,
+        ServiceRecord,
+        Status,
+        WithdrawalRecord,
+    )
+    from xds_server.admin.state import AdminState, Files
+    from xds_server.config.problems import Problem
+    from xds_server.mesh.mesh import Mesh
+    from xds_server.mesh.status import EndpointStatus, Failure, Withdrawal
+
+
+def build(state: AdminState) -> Status:
+    """The whole status."""
+    now = state.clock()
+    services = [service(state.mesh, host, now) for host in state.mesh.services()]
+    return {
+        "version": __version__,
+        "started_at": state.readiness.started_at,
+        "now": now,
+        "ready": state.readiness.ready,
+        "reason": state.readiness.reason,
+        "config": _config(state.files),
+        "implied": implied.records(state.mesh.routing),
+        "services": services,
+        "models": _models(services),
+        "withdrawals": [withdrawal(each) for each in state.mesh.withdrawals()],
+        "clients": clients.records(state.hub),
+    }
+
+
+def service(mesh: Mesh, host: str, now: float) -> ServiceRecord:
+    """One service with its endpoints; `now` in seconds since the epoch."""
+    picture = mesh.service(host)
+    statuses = mesh.status(host)
+    return {
+        "host": host,
+        "namespace": picture.service.namespace,
+        "pool": picture.pool.name if picture.pool is not None else None,
+        "subset_key": picture.pool.subset_key if picture.pool is not None else None,
+        "known": picture.known,
+        "stale": is_stale(statuses),
+        "endpoints": [_endpoint(status, now) for status in statuses],
+    }
+
+
+def withdrawal(held: Withdrawal) -> WithdrawalRecord:
+    """One withdrawal."""
+    return {
+        "id": held.id,
+        "model": held.model,
+        "endpoint": str(held.endpoint),
+        "service": held.endpoint.service,
+        "at": held.at,
+    }
+
+
+def stale_pools(mesh: Mesh) -> list[str]:
+    """The services of which no replica can be read, so that the last picture stays in force."""
+    return [host for host in mesh.services() if is_stale(mesh.status(host))]
+
+
+def is_stale(statuses: tuple[EndpointStatus, ...]) -> bool:
+    """Whether the last picture of a pool is in force because all of its replicas fail together."""
+    return any(status.health is Health.STALE for status in statuses)
+
+
+def _config(files: Files) -> ConfigRecord:
+    return {
+        "directory": str(files.directory),
+        "loaded_at": files.loaded_at,
+        "problems": [_problem(problem) for problem in files.problems],
+    }
+
+
+def _problem(problem: Problem) -> ProblemRecord:
+    return {
+        "file": problem.file,
+        "document": problem.document,
+        "subject": problem.subject,
+        "field": problem.field,
+        "found": problem.found,
+        "expected": problem.expected,
+        "text": str(problem),
+    }
+
+
+def _endpoint(status: EndpointStatus, now: float) -> EndpointRecord:
+    endpoint, reported = status.endpoint, status.reported_at
+    return {
+        "endpoint": str(endpoint.id),
+        "ports": dict(endpoint.ports),
+        "labels": dict(endpoint.labels),
+        "zone": endpoint.locality.zone,
+        "health": status.health.value,
+        "models": [
+            {"name": row.name, "version": row.version, "state": row.state, "reason": row.reason}
+            for row in status.models
+        ],
+        "routed": list(status.routed),
+        "withdrawn": list(status.withdrawn),
+        "source": status.source,
+        "reported_at": reported,
+        "age_seconds": None if reported is None else round(max(0.0, now - reported), 3),
+        "failure": None if status.failure is None else _failure(status.failure),
+    }
+
+
+def _failure(failure: Failure) -> FailureRecord:
+    return {
+        "kind": failure.kind.value,
+        "error": failure.error,
+        "since": failure.since,
+        "last": failure.last,
+    }
+
+
+def _models(services: list[ServiceRecord]) -> dict[str, list[PlaceRecord]]:
+    models: dict[str, list[PlaceRecord]] = {}
+    for each in services:
+        for endpoint in each["endpoints"]:
+            for model in endpoint["routed"]:
+                place: PlaceRecord = {"service": each["host"], "endpoint": endpoint["endpoint"]}
+                models.setdefault(model, []).append(place)
+    return dict(sorted(models.items()))

@@ -1,0 +1,215 @@
+"""Wires the parts of `xds-server serve`: start-up order, readiness, signals, shutdown.
+
+The order: documents are read (any error ends it here), ports are bound, every runtime is asked
+once, the first catalog is published. Only then is a client answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from xds_server import __version__
+from xds_server.admin.server import AdminServer
+from xds_server.admin.state import AdminState
+from xds_server.mesh.events import ConfigurationReplaced
+from xds_server.mesh.mesh import Mesh
+from xds_server.moves import Mover
+from xds_server.publisher import DEFAULT_WINDOW, Publisher
+from xds_server.resources.builder import Builder, BuildOptions
+from xds_server.sources.files import FilesSource
+from xds_server.sources.runtimes.poller import Poller
+from xds_server.sources.runtimes.targets import targets
+from xds_server.transport.server import XdsServer
+from xds_server.xds.hub import Hub
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from xds_server.mesh.events import Event
+
+EXIT_OK = 0
+EXIT_BAD_CONFIGURATION = 1
+EXIT_CANNOT_BIND = 3
+EXIT_INTERNAL = 70
+
+FIRST_ROUND_LIMIT = 15.0
+"""Seconds that the first answer to a client waits at most for runtimes that do not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of `serve`. Addresses are HOST:PORT; times in seconds."""
+
+    config: Path
+    xds: str = "127.0.0.1:18000"
+    admin: str = "127.0.0.1:19000"
+    access_log: bool = True
+    stop_limit: float = 10.0
+    merge_window: float = DEFAULT_WINDOW
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Whether clients are answered, and why not."""
+
+    ready: bool = False
+    reason: str = "starting"
+    started_at: float = field(default_factory=time.time)
+
+
+class Server:
+    """One running server: every part, wired."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self.options = options
+        self.readiness = Readiness()
+        self._log = structlog.get_logger("app")
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._expiry: asyncio.TimerHandle | None = None
+        self.mesh = Mesh(on_change=self._on_change)
+        self.hub = Hub(time.monotonic)
+        self.builder = Builder(BuildOptions(access_log=options.access_log))
+        self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
+        self.poller = Poller(self._emit, on_error=self._fail)
+        self.files = FilesSource(options.config, self._emit, lambda _problems: None)
+        self.mover = Mover(self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments)
+        self.xds = XdsServer(self.hub, options.xds)
+        self.admin = AdminServer(
+            AdminState(
+                mesh=self.mesh,
+                hub=self.hub,
+                mover=self.mover,
+                files=self.files,
+                publisher=self.publisher,
+                poller=self.poller,
+                readiness=self.readiness,
+            ),
+            options.admin,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set or a part fails; the failure is raised."""
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(self.files.run(), name="files"),
+                group.create_task(self.publisher.run(), name="publisher"),
+                group.create_task(self._first_sync(), name="first-sync"),
+            ]
+            stopping = group.create_task(stop.wait(), name="stop-signal")
+            ends: list[asyncio.Future[Any]] = [stopping, self._failure]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*running, stopping):
+                task.cancel()
+        if self._failure.done():
+            self._failure.result()
+
+    async def start(self) -> None:
+        """Bind the ports. Raises OSError when one cannot be bound."""
+        admin_port = await self.admin.start()
+        xds_port = await self.xds.start()
+        self._log.info(
+            "listening",
+            version=__version__,
+            xds=_with_port(self.options.xds, xds_port),
+            admin=_with_port(self.options.admin, admin_port),
+            config=str(self.options.config),
+        )
+
+    async def close(self) -> None:
+        """Stop every part, in the reverse order of the data; Envoys keep what they have."""
+        self.readiness.ready = False
+        self.readiness.reason = "stopping"
+        if self._expiry is not None:
+            self._expiry.cancel()
+        await self.mover.close()
+        await self.poller.close()
+        await self.xds.stop(self.options.stop_limit)
+        await self.admin.stop()
+
+    async def _first_sync(self) -> None:
+        self.readiness.reason = "every runtime is being asked once"
+        await self.poller.first_round(FIRST_ROUND_LIMIT)
+        serial = self.publisher.start()
+        self.readiness.ready = True
+        self.readiness.reason = "serving"
+        self._log.info("ready", serial=serial, services=len(self.mesh.services()))
+
+    def _emit(self, event: Event) -> None:
+        self.mesh.apply(event)
+        if isinstance(event, ConfigurationReplaced):
+            self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
+        self._arm_expiry()
+
+    def _on_change(self) -> None:
+        self.publisher.notify()
+
+    def _arm_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        deadline = self.mesh.next_deadline()
+        if deadline is not None:
+            delay = max(0.0, deadline - time.time())
+            self._expiry = asyncio.get_running_loop().call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self.mesh.expire(time.time())
+        self._arm_expiry()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
+
+def _with_port(address: str, port: int) -> str:
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _install_signals(stop: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT stops gracefully, the second at once."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            raise SystemExit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+
+
+async def serve(options: ServeOptions) -> int:
+    """Run the server until a signal; returns the process's exit code."""
+    log = structlog.get_logger("app")
+    stop = asyncio.Event()
+    _install_signals(stop)
+    server = Server(options)
+    await server.files.start()
+    if server.files.problems:
+        count = len(server.files.problems)
+        for problem in server.files.problems:
+            sys.stderr.write(f"{problem}\n")
+        sys.stderr.write(f"{count} error{'s' * (count > 1)} in {options.config}; not started.\n")
+        return EXIT_BAD_CONFIGURATION
+    try:
+        try:
+            await server.start()
+        except OSError as error:
+            log.error("cannot listen", error=str(error))  # noqa: TRY400 - the text says all; no traceback
+            return EXIT_CANNOT_BIND
+        await server.run(stop)
+    except Exception:
+        log.exception("a part of the server failed; stopping")
+        return EXIT_INTERNAL
+    finally:
+        await server.close()
+        log.info("stopped")
+    return EXIT_OK

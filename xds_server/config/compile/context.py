@@ -1,0 +1,69 @@
+"""What is known while documents are compiled: services by host, who declared what, problems so far."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xds_server.config.problems import describe, join_or
+
+if TYPE_CHECKING:
+    from xds_server.config.problems import Path, Place, Problem
+    from xds_server.mesh.model import Endpoint, Gateway, Policy, Pool, Service, VirtualService
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What unreadable documents may have declared: nothing is called undefined on their account."""
+
+    hosts: frozenset[str] = frozenset()
+    gateways: frozenset[str] = frozenset()
+    """`namespace/name` of Gateways."""
+    anything: bool = False
+    """Part of a file is no YAML, so that it may declare anything."""
+
+
+@dataclass(slots=True)
+class Context:
+    """The state of one compilation. Maps of values are by service host; gateways by name."""
+
+    doubt: Doubt
+    problems: list[Problem] = field(default_factory=list)
+    services: dict[str, Service] = field(default_factory=dict)
+    endpoints: dict[str, list[Endpoint]] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    gateways: dict[str, Gateway] = field(default_factory=dict)
+    virtual_services: list[VirtualService] = field(default_factory=list)
+    declared_by: dict[tuple[str, str], Place] = field(default_factory=dict)
+    """(what, name) to the document that declared it first."""
+
+    def claim(self, what: str, name: str, place: Place) -> Place | None:
+        """Notes that `place` declares it; the earlier document that did, if any."""
+        earlier = self.declared_by.setdefault((what, name), place)
+        return None if earlier is place else earlier
+
+    def service(self, place: Place, path: Path, host: str, namespace: str) -> Service | None:
+        """The service that `host` means in a document of `namespace`; None, and a problem, if none does.
+
+        The name itself comes first, then as a Kubernetes service of that namespace, then with
+        the namespace in the name already. None without a problem where an unreadable document
+        may define it.
+        """
+        names = [host, f"{host}.{namespace}.svc.cluster.local", f"{host}.svc.cluster.local"]
+        for name in names:
+            if name in self.services:
+                return self.services[name]
+        if not self.doubt.anything and self.doubt.hosts.isdisjoint(names):
+            found = f"{describe(host)}, which no ServiceEntry defines"
+            self.problems.append(place.problem(path, found, self._defined_hosts(host)))
+        return None
+
+    def _defined_hosts(self, host: str) -> str:
+        hosts = sorted(self.services)
+        if not hosts:
+            return f"a ServiceEntry with {describe(host)} in its hosts"
+        near = difflib.get_close_matches(host, hosts, n=1) if len(hosts) > 1 else []
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return f"a host of a ServiceEntry: {join_or(hosts)}{hint}"

@@ -1,0 +1,131 @@
+"""ModelPool documents to pools, checked against the rule and the endpoints of their service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xds_server.config.problems import describe, join_or
+from xds_server.mesh.model import Fallback, OpenInference, Pool, StaticModels, join_host_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds_server.config.compile.context import Context
+    from xds_server.config.documents import Document
+    from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec, OpenInferencePart
+    from xds_server.mesh.model import Discovery, Policy, Selector
+
+_STATIC = ("spec", "models", "static")
+
+
+def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context) -> None:
+    """Adds the pool of each document's host."""
+    for document in documents:
+        path = ("spec", "host")
+        service = context.service(document.place, path, document.spec.host, document.metadata.namespace)
+        if service is None:
+            continue
+        if other := context.claim("pool", service.host, document.place):
+            found = f"{describe(document.spec.host)}, which {other} is for too"
+            context.problems.append(document.place.problem(path, found, "one ModelPool for each host"))
+            continue
+        if policy := context.policies.get(service.host):
+            _check_against(policy, document, context)
+        spec = document.spec
+        context.pools[service.host] = Pool(
+            name=document.name,
+            host=service.host,
+            discovery=_discovery(document, service.host, context),
+            subset_key=spec.subset_key,
+            no_model=_fallback(spec.on_miss.no_model),
+            not_loaded=_fallback(spec.on_miss.not_loaded),
+        )
+
+
+def _fallback(policy: MissPolicy | None) -> Fallback | None:
+    return None if policy is None else Fallback(policy.value)
+
+
+def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: Context) -> None:
+    """The rule must select on the pool's key, and must not contradict what the pool says of a miss."""
+    spec = document.spec
+    selectors = _selectors_on(policy, spec.subset_key)
+    rule = context.declared_by["policy", policy.host].subject
+    if not selectors:
+        problem = document.place.problem(
+            ("spec", "subsetKey"),
+            f"{describe(spec.subset_key)}, which no selector of {rule} has: no model would be matched",
+            _mend(policy, spec.subset_key),
+        )
+        context.problems.append(problem)
+    wanted = spec.on_miss.not_loaded
+    if wanted is not None and any(selector.fallback != wanted.value for selector in selectors):
+        said = join_or(sorted({selector.fallback.value for selector in selectors}))
+        problem = document.place.problem(
+            ("spec", "onMiss", "notLoaded"),
+            f"{wanted.value}, while the selector on the key in {rule} says {said}",
+            "the same in both, or notLoaded left out",
+        )
+        context.problems.append(problem)
+
+
+def _selectors_on(policy: Policy, key: str) -> list[Selector]:
+    """The selector on exactly this key, or else all that have it among theirs."""
+    selectors = [selector for selector in policy.selectors if key in selector.keys]
+    return [selector for selector in selectors if selector.keys == (key,)] or selectors
+
+
+def _mend(policy: Policy, key: str) -> str:
+    keys = sorted({key for selector in policy.selectors for key in selector.keys})
+    return f"subsetSelectors: [{{keys: [{key}]}}] there" + (
+        f", or one of its keys here: {join_or(keys)}" if keys else ""
+    )
+
+
+def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:
+    models = document.spec.models
+    if models.open_inference is not None:
+        _check_port(document, host, context, models.open_inference)
+        part = models.open_inference
+        return OpenInference(part.port, part.scheme.value, part.interval, part.timeout, part.grace)
+    return StaticModels(_placements(document, host, context))
+
+
+def _check_port(
+    document: Document[ModelPoolSpec], host: str, context: Context, part: OpenInferencePart
+) -> None:
+    """A port's name must be known to every endpoint."""
+    endpoints = context.endpoints[host]
+    lacking = [endpoint for endpoint in endpoints if part.port not in endpoint.ports]
+    if isinstance(part.port, str) and lacking:
+        common = sorted(set.intersection(*(set(endpoint.ports) for endpoint in endpoints)))
+        problem = document.place.problem(
+            ("spec", "models", "openInference", "port"),
+            f"{describe(part.port)}, which endpoint {lacking[0].id} of {host} has no port for",
+            f"a name in the ports of every endpoint: {join_or(common)}",
+        )
+        context.problems.append(problem)
+
+
+def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:
+    """Models by endpoint id, whichever of the endpoint's ports the document names it by."""
+    known = {
+        join_host_port(endpoint.id.address, port): str(endpoint.id)
+        for endpoint in context.endpoints[host]
+        for port in endpoint.ports.values()
+    }
+    known |= {str(endpoint.id): str(endpoint.id) for endpoint in context.endpoints[host]}
+    placements: dict[str, tuple[str, ...]] = {}
+    for name, models in (document.spec.models.static or {}).items():
+        if name not in known:
+            ids = sorted({str(endpoint.id) for endpoint in context.endpoints[host]})
+            expected = f"HOST:PORT of an endpoint of {host}: {join_or(ids) or 'it has none'}"
+            problem = document.place.problem((*_STATIC, name), "no such endpoint", expected)
+            context.problems.append(problem)
+        elif known[name] in placements:
+            found = f"endpoint {known[name]} again"
+            problem = document.place.problem((*_STATIC, name), found, "all models of an endpoint in one list")
+            context.problems.append(problem)
+        else:
+            placements[known[name]] = tuple(sorted(models))
+    return dict(sorted(placements.items()))

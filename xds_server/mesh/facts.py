@@ -1,0 +1,120 @@
+"""The facts of the mesh, each kept under its key: reports by endpoint and source, withdrawals by id.
+
+No judgement and no pictures here: service_view.py makes those from what it finds here.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from xds_server.mesh.reports import Record, leading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds_server.mesh.events import (
+        ModelsReported,
+        ReportFailed,
+        ReportsForgotten,
+        WithdrawalStarted,
+    )
+    from xds_server.mesh.model import EndpointId
+
+
+class Facts:
+    """All that the sources have reported, whether or not the endpoint is configured (yet)."""
+
+    def __init__(self) -> None:
+        self.now = -inf
+        """The latest time that was passed to Mesh.expire."""
+        self._records: dict[EndpointId, dict[str, Record]] = {}
+        self._worked: dict[str, float] = {}
+        self._withdrawals: dict[str, WithdrawalStarted] = {}
+        self._held: dict[EndpointId, dict[str, WithdrawalStarted]] = {}
+
+    def record(self, endpoint: EndpointId) -> Record | None:
+        """The record that counts for `endpoint`; None while nobody has reported on it."""
+        records = self._records.get(endpoint)
+        return leading(records.values()) if records else None
+
+    def worked(self, host: str) -> float:
+        """When any endpoint of the service last gave a good report; minus infinity if none ever did."""
+        return self._worked.get(host, -inf)
+
+    def report(self, event: ModelsReported) -> tuple[bool, bool]:
+        """Take a good report; returns (turned, models changed), see Record.report."""
+        host = event.endpoint.service
+        self._worked[host] = max(self.worked(host), event.at)
+        turned, changed = self._own(event).report(event)
+        return turned or self._shared(event.endpoint), changed
+
+    def fail(self, event: ReportFailed) -> bool:
+        """Take a failure; returns whether the endpoint's standing among its pool may have turned."""
+        return self._own(event).fail(event) or self._shared(event.endpoint)
+
+    def forget(self, event: ReportsForgotten) -> bool:
+        """Drop what a source said about an endpoint; returns whether there was anything."""
+        records = self._records.get(event.endpoint, {})
+        known = records.pop(event.source, None) is not None
+        if not records:
+            self._records.pop(event.endpoint, None)
+        return known
+
+    def failing(self) -> Iterable[tuple[EndpointId, float]]:
+        """Every endpoint whose counting record is in a run of failures, with the run's beginning."""
+        for endpoint in self._records:
+            record = self.record(endpoint)
+            if record is not None and record.failure is not None:
+                yield endpoint, record.failure.since
+
+    def withdraw(self, event: WithdrawalStarted) -> bool:
+        """Take a withdrawal; returns whether it holds (a later report may already have ended it)."""
+        if self._ended(event):
+            return False
+        self._withdrawals[event.id] = event
+        self._held.setdefault(event.endpoint, {})[event.id] = event
+        return True
+
+    def cancel(self, withdrawal: str) -> EndpointId | None:
+        """End a withdrawal by its id; returns its endpoint, None if it does not hold."""
+        event = self._withdrawals.pop(withdrawal, None)
+        if event is None:
+            return None
+        held = self._held[event.endpoint]
+        del held[withdrawal]
+        if not held:
+            del self._held[event.endpoint]
+        return event.endpoint
+
+    def end_withdrawals(self, endpoint: EndpointId, *, gone: bool = False) -> bool:
+        """End those of `endpoint` whose model was reported gone, or all (`gone`); returns if any did."""
+        held = self._held.get(endpoint)
+        if not held:
+            return False
+        ended = [event.id for event in held.values() if gone or self._ended(event)]
+        for withdrawal in ended:
+            self.cancel(withdrawal)
+        return bool(ended)
+
+    def withdrawn(self, endpoint: EndpointId) -> frozenset[str]:
+        """The models that get no new requests on `endpoint`."""
+        held = self._held.get(endpoint)
+        return frozenset(event.model for event in held.values()) if held else frozenset()
+
+    @property
+    def withdrawals(self) -> Mapping[str, WithdrawalStarted]:
+        """All withdrawals that hold, by id."""
+        return self._withdrawals
+
+    def _own(self, event: ModelsReported | ReportFailed) -> Record:
+        records = self._records.setdefault(event.endpoint, {})
+        return records.setdefault(event.source, Record(event.source))
+
+    def _shared(self, endpoint: EndpointId) -> bool:
+        """With several sources, any event may change which record counts."""
+        return len(self._records[endpoint]) > 1
+
+    def _ended(self, event: WithdrawalStarted) -> bool:
+        record = self.record(event.endpoint)
+        return record is not None and record.last_absent(event.model) > event.at

@@ -1,0 +1,110 @@
+"""How a runtime's reports are judged: what stays in force when it fails. Pure functions of facts and time.
+
+The rules, and the reason of each:
+
+- A refused connection means that nobody listens: the models are lost at once, the endpoint is unhealthy.
+- A timeout or a bad answer may be load or a passing fault: the models stay for the pool's grace period,
+  counted from the first failure of the run, then they are lost as after a refusal.
+- When every endpoint of a pool fails at once, that is far more likely our own trouble (network, DNS, a
+  policy) than the loss of all replicas: the last picture of each stays in force, marked STALE. A source
+  that goes dark must not empty what it fed (envoy 8718).
+- "At once" is meant: a replica that was already failing by itself while another one still answered, for
+  longer than a window, was lost on its own and does not come back with the others.
+- When one answers again, the others are only dropped by a failure reported after that answer; they may
+  well be next to recover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING
+
+from xds_server.mesh.model import Discovery, Health, OpenInference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds_server.mesh.reports import Record
+    from xds_server.mesh.status import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How long a failing endpoint keeps its models, and which runs of failure count as one. Seconds."""
+
+    grace: float
+    window: float
+
+    @classmethod
+    def of(cls, discovery: OpenInference) -> Tolerance:
+        """The window covers two polls, since endpoints are polled at different phases."""
+        return cls(discovery.grace, max(2 * (discovery.interval + discovery.timeout), discovery.grace))
+
+
+def tolerance(discovery: Discovery | None) -> Tolerance | None:
+    """The tolerance of a pool whose runtimes are asked; None where nobody is asked."""
+    return Tolerance.of(discovery) if isinstance(discovery, OpenInference) else None
+
+
+@dataclass(frozen=True, slots=True)
+class CommonFailure:
+    """The latest stretch in which no endpoint of a pool that had ever answered did answer.
+
+    It lasts from `begin` (when the last one began to fail) to `end` (when the first one answered again,
+    infinity while it lasts); it is empty unless begin < end. `worked` is when the pool last answered
+    before, as far as any endpoint tells, also one that has since been removed.
+    """
+
+    begin: float
+    end: float
+    worked: float
+
+    @classmethod
+    def of(cls, records: Iterable[Record | None], worked: float) -> CommonFailure:
+        """Found from each endpoint's latest stretch without answers.
+
+        Endpoints that never answered have nothing to lose and say nothing either way.
+        """
+        begin, end = -inf, inf
+        for record in records:
+            if record is None or record.reported_at is None:
+                continue
+            start, stop = record.gap if record.failure is None else (record.failure.since, inf)
+            begin, end = max(begin, start), min(end, stop)
+        return cls(begin, end, worked if end == inf else -inf)
+
+    def holds(self, failure: Failure, window: float) -> bool:
+        """Whether an endpoint's run of failures is part of it, and was not confirmed after its end."""
+        return (
+            self.begin < self.end
+            and failure.last <= self.end
+            and failure.since >= max(self.begin, self.worked) - window
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What counts for one endpoint: how its discovery stands, its models, whether Envoy may use it."""
+
+    health: Health
+    models: tuple[str, ...] = ()
+    healthy: bool = True
+
+
+PENDING = Verdict(Health.PENDING)
+DOWN = Verdict(Health.DOWN, healthy=False)
+
+
+def judge(record: Record | None, common: CommonFailure, limits: Tolerance, now: float) -> Verdict:
+    """What counts for an endpoint of a pool whose runtimes are asked, at `now` (epoch seconds)."""
+    if record is None:
+        return PENDING
+    failure = record.failure
+    if failure is None:
+        return Verdict(Health.OK, record.ready)
+    if record.reported_at is not None and common.holds(failure, limits.window):
+        return Verdict(Health.STALE, record.ready)
+    if record.refused or max(now, failure.last) >= failure.since + limits.grace:
+        return DOWN
+    return Verdict(Health.SUSPECT, record.ready)

@@ -1,0 +1,252 @@
+"""The mesh: events in, pictures and status out.
+
+Facts are kept by key (facts.py), judged by pure functions of facts and time (health.py) and joined with
+the configuration for each service (service_view.py). Since no event changes another one's fact, the order
+of events with different keys does not matter. No I/O and no clock here: times come in events.
+"""
+
+from __future__ import annotations
+
+import heapq
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from xds_server.mesh.events import (
+    ConfigurationReplaced,
+    Event,
+    ModelsReported,
+    ReportFailed,
+    ReportsForgotten,
+    WithdrawalCancelled,
+    WithdrawalStarted,
+)
+from xds_server.mesh.facts import Facts
+from xds_server.mesh.implied import complete
+from xds_server.mesh.model import Configuration, Endpoint, EndpointId, Routing, ServicePicture
+from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.service_view import ServiceView
+from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["Dirty", "EndpointStatus", "Failure", "Mesh", "Withdrawal"]
+
+
+class Mesh:
+    """What is known now. Not thread-safe: it lives on the event loop's thread.
+
+    Args:
+        on_change: called when something may have become dirty that was not before, within `apply` or
+            `expire`. It must not call back into the mesh; it may find `take_dirty` empty, where a
+            change turns out to make no difference.
+    """
+
+    def __init__(self, on_change: Callable[[], None] | None = None) -> None:
+        self._on_change = on_change
+        self._facts = Facts()
+        self._configurations: dict[str, Configuration] = {}
+        self._routing = Routing()
+        self._views: dict[str, ServiceView] = {}
+        self._by_address: dict[str, tuple[Endpoint, ...]] = {}
+        self._deadlines: list[tuple[float, EndpointId, float]] = []
+        self._unsettled: set[str] = set()
+        self._dirty: set[str] = set()
+        self._routing_dirty = False
+        self._pictures: Mapping[str, ServicePicture] | None = None
+
+    def apply(self, event: Event) -> None:
+        """Take one event in.
+
+        A report equal to the one before it marks nothing dirty and costs nothing but itself.
+        """
+        match event:
+            case ModelsReported():
+                self._report(event)
+            case ReportFailed():
+                self._fail(event)
+            case ReportsForgotten():
+                if self._facts.forget(event):
+                    self._touch(event.endpoint, turned=True)
+            case WithdrawalStarted():
+                self._cancel(event.id)
+                if self._facts.withdraw(event):
+                    self._touch(event.endpoint)
+            case WithdrawalCancelled():
+                self._cancel(event.id)
+            case ConfigurationReplaced():
+                self._configure(event)
+
+    def expire(self, now: float) -> None:
+        """End the grace periods that are over at `now` (epoch seconds)."""
+        self._facts.now = now
+        while self._deadlines and self._deadlines[0][0] <= now:
+            self._touch(heapq.heappop(self._deadlines)[1])
+
+    def next_deadline(self) -> float | None:
+        """When `expire` next matters (epoch seconds); None while nothing is waiting."""
+        while self._deadlines:
+            deadline, endpoint, since = self._deadlines[0]
+            record = self._facts.record(endpoint)
+            if record is not None and record.failure is not None and record.failure.since == since:
+                return deadline
+            heapq.heappop(self._deadlines)
+        return None
+
+    @property
+    def routing(self) -> Routing:
+        """The configurations of all sources joined and completed; the same object while it is equal."""
+        return self._routing
+
+    def service(self, host: str) -> ServicePicture:
+        """The picture of a service: the same object while nothing of it changed. KeyError if unknown."""
+        view = self._views[host]
+        self._settle(host)
+        return view.picture
+
+    def services(self) -> Mapping[str, ServicePicture]:
+        """All pictures, sorted by host."""
+        self._settle_all()
+        if self._pictures is None:
+            self._pictures = MappingProxyType({host: view.picture for host, view in self._views.items()})
+        return self._pictures
+
+    def take_dirty(self) -> Dirty:
+        """What changed since the last call, which is thereby forgotten."""
+        self._settle_all()
+        dirty = Dirty(frozenset(self._dirty), self._routing_dirty)
+        self._dirty.clear()
+        self._routing_dirty = False
+        return dirty
+
+    def status(self, host: str) -> tuple[EndpointStatus, ...]:
+        """Every endpoint of a service with what is known of it, sorted. KeyError if unknown."""
+        view = self._views[host]
+        self._settle(host)
+        return view.status()
+
+    def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
+        """The endpoints of which any port is HOST:PORT, of one service or of all; sorted by id."""
+        found = self._by_address.get(normalised(host_port), ())
+        return tuple(endpoint for endpoint in found if service is None or endpoint.id.service == service)
+
+    def withdrawals(self) -> tuple[Withdrawal, ...]:
+        """The withdrawals that hold, sorted by id."""
+        return tuple(
+            Withdrawal(event.id, event.endpoint, event.model, event.at)
+            for _, event in sorted(self._facts.withdrawals.items())
+        )
+
+    def _report(self, event: ModelsReported) -> None:
+        turned, changed = self._facts.report(event)
+        ended = self._facts.end_withdrawals(event.endpoint)
+        if turned or changed or ended:
+            self._touch(event.endpoint, turned=turned)
+
+    def _fail(self, event: ReportFailed) -> None:
+        turned = self._facts.fail(event)
+        if turned:
+            self._await_deadline(event.endpoint, event.at)
+        self._touch(event.endpoint, turned=turned)
+
+    def _cancel(self, withdrawal: str) -> None:
+        endpoint = self._facts.cancel(withdrawal)
+        if endpoint is not None:
+            self._touch(endpoint)
+
+    def _await_deadline(self, endpoint: EndpointId, since: float) -> None:
+        view = self._views.get(endpoint.service)
+        if view is not None and view.grace is not None:
+            heapq.heappush(self._deadlines, (since + view.grace, endpoint, since))
+
+    def _touch(self, endpoint: EndpointId, *, turned: bool = False) -> None:
+        host = endpoint.service
+        view = self._views.get(host)
+        if view is None:
+            return
+        if turned:
+            view.turn()
+        if view.touch(endpoint) or turned:
+            self._mark(host)
+
+    def _mark(self, host: str) -> None:
+        announced = host in self._unsettled or host in self._dirty
+        self._unsettled.add(host)
+        if not announced:
+            self._announce()
+
+    def _announce(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
+
+    def _settle(self, host: str) -> None:
+        if host not in self._unsettled:
+            return
+        self._unsettled.discard(host)
+        if self._views[host].settle():
+            self._dirty.add(host)
+            self._pictures = None
+
+    def _settle_all(self) -> None:
+        for host in sorted(self._unsettled):
+            self._settle(host)
+
+    def _configure(self, event: ConfigurationReplaced) -> None:
+        if self._configurations.get(event.source) == event.configuration:
+            return
+        configurations = {**self._configurations, event.source: event.configuration}
+        ordered = [configurations[source] for source in sorted(configurations)]
+        routing = complete(ordered)  # before anything is touched: it may refuse
+        self._configurations = configurations
+        if routing != self._routing:
+            self._routing = routing
+            self._routing_dirty = True
+        self._rebuild(_endpoints_by_host(ordered))
+        self._unsettled.update(self._views)
+        self._announce()
+
+    def _rebuild(self, endpoints: Mapping[str, Mapping[EndpointId, Endpoint]]) -> None:
+        before = self._views
+        self._views = {
+            host: ServiceView(
+                service,
+                policy=self._routing.policies.get(host),
+                pool=self._routing.pools.get(host),
+                endpoints=endpoints.get(host, {}).values(),
+                facts=self._facts,
+                before=before.get(host),
+            )
+            for host, service in sorted(self._routing.services.items())
+        }
+        present = {key for view in self._views.values() for key in view.endpoint_ids}
+        for view in before.values():
+            for key in view.endpoint_ids:
+                if key not in present:
+                    self._facts.end_withdrawals(key, gone=True)
+        removed = before.keys() - self._views.keys()
+        self._unsettled -= removed
+        self._dirty -= removed
+        self._pictures = None
+        self._by_address = _index(endpoints[host] for host in self._views if host in endpoints)
+        self._deadlines = []
+        for key, since in self._facts.failing():
+            if key in present:
+                self._await_deadline(key, since)
+
+
+def _endpoints_by_host(configurations: Iterable[Configuration]) -> dict[str, dict[EndpointId, Endpoint]]:
+    """All endpoints; where two sources declare the same one, the first source by name is right."""
+    joined: dict[str, dict[EndpointId, Endpoint]] = {}
+    for configuration in configurations:
+        for endpoint in configuration.endpoints:
+            joined.setdefault(endpoint.id.service, {}).setdefault(endpoint.id, endpoint)
+    return joined
+
+
+def _index(groups: Iterable[Mapping[EndpointId, Endpoint]]) -> dict[str, tuple[Endpoint, ...]]:
+    index: dict[str, list[Endpoint]] = {}
+    for group in groups:
+        for key in sorted(group):
+            for address in addresses(group[key]):
+                index.setdefault(address, []).append(group[key])
+    return {address: tuple(found) for address, found in index.items()}

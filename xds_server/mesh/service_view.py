@@ -1,0 +1,192 @@
+"""One service as it stands: its configuration joined with the facts, as picture and as status.
+
+Work is done only for endpoints that were touched, and objects that did not change are kept: what is
+built from a picture downstream is remembered by identity.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from xds_server.mesh.events import ModelState
+from xds_server.mesh.health import CommonFailure, Tolerance, Verdict, judge, tolerance
+from xds_server.mesh.model import (
+    Endpoint,
+    EndpointId,
+    Health,
+    PlacedEndpoint,
+    Policy,
+    Pool,
+    Service,
+    ServicePicture,
+    StaticModels,
+)
+from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.status import EndpointStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from xds_server.mesh.facts import Facts
+
+STATIC_SOURCE = "static"
+"""The source shown for models that a pool lists itself."""
+
+_NOT_COMMON = CommonFailure(inf, -inf, -inf)
+
+
+class ServiceView:
+    """The picture of one service, kept up to date by `touch` and `settle`.
+
+    A configuration change makes a new view, which takes over what it can from the one before.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        policy: Policy | None,
+        pool: Pool | None,
+        endpoints: Iterable[Endpoint],
+        facts: Facts,
+        before: ServiceView | None,
+    ) -> None:
+        self._service = service
+        self._policy = policy
+        self._pool = pool
+        self._facts = facts
+        self._endpoints = {endpoint.id: endpoint for endpoint in sorted(endpoints, key=lambda e: e.id)}
+        self._limits: Tolerance | None = tolerance(pool.discovery) if pool else None
+        self._static = _static_models(pool, self._endpoints.values())
+        self._common = _NOT_COMMON
+        self._turned = True
+        self._fresh = True
+        self._touched: set[EndpointId] = set()
+        self._picture: ServicePicture | None = None
+        self._placed: dict[EndpointId, PlacedEndpoint] = {}
+        if before is not None:
+            self._picture = before._picture  # noqa: SLF001 - the same class
+            self._placed = {key: p for key, p in before._placed.items() if key in self._endpoints}  # noqa: SLF001
+
+    @property
+    def grace(self) -> float | None:
+        """The pool's grace period in seconds; None where no runtime is asked."""
+        return self._limits.grace if self._limits else None
+
+    @property
+    def endpoint_ids(self) -> Iterable[EndpointId]:
+        """The configured endpoints, sorted."""
+        return self._endpoints.keys()
+
+    def turn(self) -> None:
+        """An endpoint began or ceased to fail: every endpoint's standing may have changed."""
+        self._turned = True
+
+    def touch(self, endpoint: EndpointId) -> bool:
+        """Facts of `endpoint` changed; returns whether the picture needs `settle`.
+
+        Answers exactly where that costs only this endpoint, and with True where it is not yet settled.
+        """
+        if endpoint not in self._endpoints:
+            return False
+        if not self._turned and self._place(endpoint) is self._placed.get(endpoint):
+            return endpoint in self._touched
+        self._touched.add(endpoint)
+        return True
+
+    def settle(self) -> bool:
+        """Bring the picture up to date; returns whether it is a new object."""
+        if self._turned:
+            self._turned = False
+            common = self._common_failure()
+            if self._fresh or common != self._common:
+                self._touched.update(self._endpoints)
+            self._common, self._fresh = common, False
+        for endpoint in self._touched:
+            self._placed[endpoint] = self._place(endpoint)
+        self._touched.clear()
+        return self._compose()
+
+    @property
+    def picture(self) -> ServicePicture:
+        """What the service's resources are made from. Only after `settle`."""
+        if self._picture is None:
+            raise RuntimeError(f"the picture of {self._service.host} was read before it was settled")
+        return self._picture
+
+    def status(self) -> tuple[EndpointStatus, ...]:
+        """Every endpoint with what is known of it, sorted by id. Only after `settle`."""
+        return tuple(self._status(endpoint) for endpoint in self._endpoints.values())
+
+    def _compose(self) -> bool:
+        placed = tuple(self._placed[endpoint] for endpoint in self._endpoints)
+        known = self._limits is None or not self._endpoints or self._facts.worked(self._service.host) > -inf
+        before = self._picture
+        if (
+            before is not None
+            and _same(before.endpoints, placed)
+            and (before.known, before.service, before.policy, before.pool)
+            == (known, self._service, self._policy, self._pool)
+        ):
+            return False
+        self._picture = ServicePicture(self._service, placed, self._policy, self._pool, known)
+        return True
+
+    def _common_failure(self) -> CommonFailure:
+        if self._limits is None:
+            return _NOT_COMMON
+        records = map(self._facts.record, self._endpoints)
+        return CommonFailure.of(records, self._facts.worked(self._service.host))
+
+    def _judge(self, endpoint: EndpointId) -> Verdict:
+        if self._limits is None:
+            return Verdict(Health.OK, self._static.get(endpoint, ()))
+        return judge(self._facts.record(endpoint), self._common, self._limits, self._facts.now)
+
+    def _place(self, endpoint: EndpointId) -> PlacedEndpoint:
+        """The endpoint as Envoy is to see it: the same object as before if nothing of it changed."""
+        verdict = self._judge(endpoint)
+        models = verdict.models
+        if withdrawn := self._facts.withdrawn(endpoint):
+            models = tuple(model for model in models if model not in withdrawn)
+        before = self._placed.get(endpoint)
+        placed = PlacedEndpoint(self._endpoints[endpoint], models, verdict.healthy)
+        return before if before == placed and before is not None else placed
+
+    def _status(self, endpoint: Endpoint) -> EndpointStatus:
+        key = endpoint.id
+        record = self._facts.record(key) if self._limits else None
+        static = tuple(ModelState(name) for name in self._static.get(key, ()))
+        return EndpointStatus(
+            endpoint=endpoint,
+            health=self._judge(key).health,
+            models=record.rows if record else static,
+            routed=self._placed[key].models,
+            withdrawn=tuple(sorted(self._facts.withdrawn(key))),
+            source=record.source if record else STATIC_SOURCE if static else "",
+            reported_at=record.reported_at if record else None,
+            failure=record.failure if record else None,
+        )
+
+
+def _same(before: Sequence[PlacedEndpoint], after: Sequence[PlacedEndpoint]) -> bool:
+    """Whether both hold the same objects; an equal endpoint always is the same object."""
+    return len(before) == len(after) and all(map(_is, before, after))
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other
+
+
+def _static_models(pool: Pool | None, endpoints: Iterable[Endpoint]) -> Mapping[EndpointId, tuple[str, ...]]:
+    """The models that a pool lists itself, for each endpoint that one of its addresses names."""
+    if pool is None or not isinstance(pool.discovery, StaticModels):
+        return {}
+    listed: dict[str, list[str]] = {}
+    for address, models in pool.discovery.models.items():
+        listed.setdefault(normalised(address), []).extend(models)
+    return {
+        endpoint.id: tuple(sorted({name for key in addresses(endpoint) for name in listed.get(key, ())}))
+        for endpoint in endpoints
+    }

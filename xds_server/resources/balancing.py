@@ -1,0 +1,107 @@
+"""How Envoy picks an endpoint: the subset policy over a child policy, with both fallbacks set on purpose.
+
+Uses the extensible `load_balancing_policy` only. The older fields have no `allow_redundant_keys`, without
+which one more key in a request's `envoy.lb` metadata is answered with 503.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import envoy_data_plane.envoy.config.cluster.v3 as cluster
+import envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 as least_request
+import envoy_data_plane.envoy.extensions.load_balancing_policies.random.v3 as random_policy
+import envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 as round_robin
+import envoy_data_plane.envoy.extensions.load_balancing_policies.subset.v3 as subset
+
+from xds_server.mesh.model import Balancer, Fallback, Policy
+from xds_server.resources.parts import extension, struct
+
+if TYPE_CHECKING:
+    import envoy_data_plane.envoy.config.core.v3 as core
+
+    from xds_server.mesh.model import Pool, Selector
+
+_POLICIES = "envoy.load_balancing_policies."
+
+_CLUSTER_LEVEL = {
+    Fallback.NO_FALLBACK: subset.SubsetLbSubsetFallbackPolicy.NO_FALLBACK,
+    Fallback.ANY_ENDPOINT: subset.SubsetLbSubsetFallbackPolicy.ANY_ENDPOINT,
+    Fallback.DEFAULT_SUBSET: subset.SubsetLbSubsetFallbackPolicy.DEFAULT_SUBSET,
+}
+
+_PerSelector = subset.SubsetLbSubsetSelectorLbSubsetSelectorFallbackPolicy
+
+_SELECTOR_LEVEL = {
+    Fallback.NO_FALLBACK: _PerSelector.NO_FALLBACK,
+    Fallback.ANY_ENDPOINT: _PerSelector.ANY_ENDPOINT,
+    Fallback.DEFAULT_SUBSET: _PerSelector.DEFAULT_SUBSET,
+}
+
+
+def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancingPolicy:
+    """Choose the policy of a service: subsets where it has selectors, else its plain balancer."""
+    if policy is None:
+        return _only(_child(Balancer.LEAST_REQUEST))
+    child = _child(policy.balancer)
+    if not policy.selectors:
+        return _only(child)
+    message = subset.Subset(
+        fallback_policy=_CLUSTER_LEVEL[without_criteria(policy, pool)],
+        default_subset=struct(policy.default_subset) if policy.default_subset else None,
+        list_as_any=True,
+        allow_redundant_keys=True,
+        subset_selectors=[_selector(each, pool) for each in _sorted(policy.selectors)],
+        subset_lb_policy=_only(child),
+    )
+    return _only(extension(_POLICIES + "subset", message))
+
+
+def without_criteria(policy: Policy, pool: Pool | None) -> Fallback:
+    """Decide what happens to a request without any of the keys: only the cluster's fallback sees it.
+
+    The pool's own word, else what all selectors a user wrote agree on, else the safe refusal. A rule that
+    the pool implied says nothing about such requests.
+    """
+    if pool is not None and pool.no_model is not None:
+        return pool.no_model
+    written = {each.fallback for each in policy.selectors}
+    if policy.implied_by is None and len(written) == 1:
+        return written.pop()
+    return Fallback.NO_FALLBACK
+
+
+def _selector(selector: Selector, pool: Pool | None) -> subset.SubsetLbSubsetSelector:
+    fallback = selector.fallback
+    if pool is not None and pool.not_loaded is not None and pool.subset_key in selector.keys:
+        fallback = pool.not_loaded
+    return subset.SubsetLbSubsetSelector(
+        keys=sorted(set(selector.keys)), fallback_policy=_SELECTOR_LEVEL[fallback]
+    )
+
+
+def _sorted(selectors: tuple[Selector, ...]) -> list[Selector]:
+    """Order the selectors; of several over the same keys the first written stays, the others never count."""
+    by_keys: dict[tuple[str, ...], Selector] = {}
+    for each in selectors:
+        by_keys.setdefault(tuple(sorted(set(each.keys))), each)
+    return [by_keys[keys] for keys in sorted(by_keys)]
+
+
+def _child(balancer: Balancer) -> core.TypedExtensionConfig:
+    match balancer:
+        case Balancer.ROUND_ROBIN:
+            return extension(_POLICIES + "round_robin", round_robin.RoundRobin())
+        case Balancer.RANDOM:
+            return extension(_POLICIES + "random", random_policy.Random())
+        case Balancer.LEAST_REQUEST:
+            # Two random choices draw with replacement: of two holders the busy one still gets a third of
+            # the requests. Subsets are small, so looking at every member costs nothing.
+            method = least_request.LeastRequestSelectionMethod.FULL_SCAN
+            return extension(_POLICIES + "least_request", least_request.LeastRequest(selection_method=method))
+
+
+def _only(config: core.TypedExtensionConfig) -> cluster.LoadBalancingPolicy:
+    return cluster.LoadBalancingPolicy(
+        policies=[cluster.LoadBalancingPolicyPolicy(typed_extension_config=config)]
+    )

@@ -1,0 +1,173 @@
+"""Clusters: how Envoy connects to a shard and which of its endpoints it may pick.
+
+A cluster changes when its documents do, never with a model or a replica: that churn belongs to the
+assignment, because every changed cluster is warmed again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import envoy_data_plane.envoy.config.cluster.v3 as cluster
+import envoy_data_plane.envoy.config.core.v3 as core
+import envoy_data_plane.envoy.extensions.upstreams.http.v3 as upstreams
+from envoy_data_plane.envoy.type.v3 import Percent
+
+from xds_server.mesh.model import ConnectionPool, Protocol
+from xds_server.resources.balancing import balancing
+from xds_server.resources.parts import duration, over_ads, packed
+
+if TYPE_CHECKING:
+    from xds_server.mesh.model import OutlierDetection, Policy, Pool, ServicePort, TcpKeepalive
+    from xds_server.resources.shards import Shard
+
+CONNECT_TIMEOUT = 1.0
+"""Seconds: replicas are near, and a dead one is retried elsewhere."""
+
+NO_LIMIT = 65536
+"""Envoy's default of 1024 is meant for one service of many; this cluster carries all models at once."""
+
+MAX_RETRIES = 64
+"""Retries under way at once, for all models together (Envoy's default is 3)."""
+
+_ALWAYS = 100
+_NEVER = 0
+
+
+def encode_cluster(shard: Shard, port: ServicePort, policy: Policy | None, pool: Pool | None) -> bytes:
+    """Encode the Cluster of a shard."""
+    limits = (policy.connection_pool if policy else None) or ConnectionPool()
+    outlier = policy.outlier_detection if policy else None
+    options = upstreams.HttpProtocolOptions
+    message = cluster.Cluster(
+        name=shard.name,
+        type=cluster.ClusterDiscoveryType.EDS,
+        # No initial_fetch_timeout of 0 here: an assignment that does not come would block the cluster for
+        # good, since this one is itself delivered over xDS (envoy 13009).
+        eds_cluster_config=cluster.ClusterEdsClusterConfig(eds_config=over_ads(), service_name=shard.name),
+        connect_timeout=duration(
+            CONNECT_TIMEOUT if limits.connect_timeout is None else limits.connect_timeout
+        ),
+        common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=_panic_threshold(outlier)),
+        circuit_breakers=_circuit_breakers(limits),
+        load_balancing_policy=balancing(policy, pool),
+        typed_extension_protocol_options={
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed(
+                options(
+                    common_http_protocol_options=_common_http(limits),
+                    explicit_http_config=_explicit_http(port.protocol, limits),
+                )
+            )
+        },
+        outlier_detection=_outlier_detection(outlier) if outlier else None,
+        upstream_connection_options=_tcp_keepalive(limits.tcp_keepalive) if limits.tcp_keepalive else None,
+    )
+    return bytes(message)
+
+
+def _panic_threshold(outlier: OutlierDetection | None) -> Percent:
+    """Set the panic threshold, in percent.
+
+    0 unless asked for: a model whose holders are down is answered with 503. Above it Envoy would send to
+    the dead ones, and for a subset of one endpoint any failure is a panic (envoy 13429).
+    """
+    asked = outlier.min_health_percent if outlier else None
+    return Percent(value=float(asked or 0))
+
+
+def _circuit_breakers(limits: ConnectionPool) -> cluster.CircuitBreakers:
+    return cluster.CircuitBreakers(
+        thresholds=[
+            cluster.CircuitBreakersThresholds(
+                max_connections=_or(limits.max_connections, NO_LIMIT),
+                max_pending_requests=_or(limits.http1_max_pending_requests, NO_LIMIT),
+                max_requests=_or(limits.http2_max_requests, NO_LIMIT),
+                max_retries=_or(limits.max_retries, MAX_RETRIES),
+            )
+        ]
+    )
+
+
+def _or(asked: int | None, default: int) -> int:
+    return default if asked is None else asked
+
+
+def _common_http(limits: ConnectionPool) -> core.HttpProtocolOptions | None:
+    if (
+        limits.idle_timeout is None
+        and limits.max_connection_duration is None
+        and not limits.max_requests_per_connection
+    ):
+        return None
+    return core.HttpProtocolOptions(
+        idle_timeout=None if limits.idle_timeout is None else duration(limits.idle_timeout),
+        max_connection_duration=(
+            None if limits.max_connection_duration is None else duration(limits.max_connection_duration)
+        ),
+        # A rule's 0 means no limit, which is Envoy's absence of the field.
+        max_requests_per_connection=limits.max_requests_per_connection or None,
+    )
+
+
+def _explicit_http(
+    protocol: Protocol, limits: ConnectionPool
+) -> upstreams.HttpProtocolOptionsExplicitHttpConfig:
+    if protocol is Protocol.HTTP:
+        return upstreams.HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=core.Http1ProtocolOptions()
+        )
+    return upstreams.HttpProtocolOptionsExplicitHttpConfig(
+        http2_protocol_options=core.Http2ProtocolOptions(
+            max_concurrent_streams=limits.max_concurrent_streams or None
+        )
+    )
+
+
+def _tcp_keepalive(keepalive: TcpKeepalive) -> cluster.UpstreamConnectionOptions:
+    return cluster.UpstreamConnectionOptions(
+        tcp_keepalive=core.TcpKeepalive(
+            keepalive_probes=keepalive.probes,
+            keepalive_time=_whole_seconds(keepalive.time),
+            keepalive_interval=_whole_seconds(keepalive.interval),
+        )
+    )
+
+
+def _whole_seconds(seconds: float | None) -> int | None:
+    """Sockets count whole seconds; less than one is one, for 0 would be refused by the kernel."""
+    return None if seconds is None else max(1, round(seconds))
+
+
+def _outlier_detection(outlier: OutlierDetection) -> cluster.OutlierDetection:
+    """Translate a rule's outlier detection, which has other names and other defaults than Envoy's.
+
+    Ejection by success rate is off: the documents have no word for it. One endpoint may always be ejected
+    (unless the rule says 0 percent), because Envoy's default of 10 percent means none at all in a cluster
+    of fewer than ten (envoy 27909).
+    """
+    local = outlier.split_external_local_origin_errors
+    return cluster.OutlierDetection(
+        consecutive_5xx=outlier.consecutive_5xx_errors,
+        enforcing_consecutive_5xx=_enforced(outlier.consecutive_5xx_errors),
+        consecutive_gateway_failure=outlier.consecutive_gateway_errors,
+        enforcing_consecutive_gateway_failure=_enforced(outlier.consecutive_gateway_errors),
+        split_external_local_origin_errors=local,
+        consecutive_local_origin_failure=outlier.consecutive_local_origin_failures if local else None,
+        enforcing_consecutive_local_origin_failure=(
+            _enforced(outlier.consecutive_local_origin_failures) if local else None
+        ),
+        interval=None if outlier.interval is None else duration(outlier.interval),
+        base_ejection_time=(
+            None if outlier.base_ejection_time is None else duration(outlier.base_ejection_time)
+        ),
+        max_ejection_percent=outlier.max_ejection_percent,
+        always_eject_one_host=outlier.max_ejection_percent != 0,
+        enforcing_success_rate=_NEVER,
+    )
+
+
+def _enforced(threshold: int | None) -> int | None:
+    """A threshold of 0 switches that kind of error off; an absent one leaves Envoy's default."""
+    if threshold is None:
+        return None
+    return _ALWAYS if threshold else _NEVER

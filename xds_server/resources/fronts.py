@@ -1,0 +1,105 @@
+"""Fronts: a listener together with its routes.
+
+Made once for each port of a gateway, and for each port that sidecars listen on; a view is a choice of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds_server.mesh.model import (
+    DEFAULT_MODEL_HEADER,
+    MESH_GATEWAY,
+    Destination,
+    HeaderToKey,
+    Route,
+    VirtualService,
+)
+from xds_server.resources import domains, names
+from xds_server.resources.listeners import encode_gateway, encode_sidecar
+from xds_server.resources.routes import Claim, EncodedRoutes, claimed, encode_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds_server.mesh.model import Gateway, GatewayServer, Routing, Service
+    from xds_server.resources.actions import RouteTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """One listener, encoded, and what it routes."""
+
+    port: int
+    name: str
+    listener: bytes
+    routes: EncodedRoutes
+
+
+def gateway_fronts(
+    gateway: Gateway, routing: Routing, times: RouteTimes, *, access_log: bool
+) -> tuple[Front, ...]:
+    """Make a gateway's fronts, sorted by port."""
+    attached = [each for each in routing.virtual_services if gateway.name in each.gateways]
+    by_port: dict[int, GatewayServer] = {}
+    for server in gateway.servers:
+        by_port.setdefault(server.port, server)
+    fronts = []
+    for port, server in sorted(by_port.items()):
+        name = names.gateway_listener(port)
+        claims = (Claim(domains.intersection(each.hosts, server.hosts), each) for each in attached)
+        routes = encode_routes(name, port, claimed(claims, port), times)
+        listener = encode_gateway(name, port, server.tls, access_log=access_log)
+        fronts.append(Front(port, name, listener, routes))
+    return tuple(fronts)
+
+
+def sidecar_fronts(routing: Routing, times: RouteTimes, *, access_log: bool) -> tuple[Front, ...]:
+    """Make a sidecar's fronts: one for each port number that any service has, sorted."""
+    attached = [each for each in routing.virtual_services if MESH_GATEWAY in each.gateways]
+    by_port: dict[int, list[Service]] = {}
+    for service in routing.services.values():
+        for port in {each.number for each in service.ports}:
+            by_port.setdefault(port, []).append(service)
+    fronts = []
+    for port, services in sorted(by_port.items()):
+        name = names.sidecar_listener(port)
+        routes = encode_routes(name, port, _sidecar_domains(port, services, attached, routing), times)
+        fronts.append(Front(port, name, encode_sidecar(name, port, access_log=access_log), routes))
+    return tuple(fronts)
+
+
+def _sidecar_domains(
+    port: int, services: Iterable[Service], attached: Iterable[VirtualService], routing: Routing
+) -> dict[str, tuple[VirtualService, ...]]:
+    """Give every service on the port a domain: its virtual service's, or a plain route to it.
+
+    A lone service also takes the requests for any other host, unless someone claims those: a program that
+    calls its sidecar by address need not know the service's name.
+    """
+    services = sorted(services, key=lambda each: each.host)
+    here = {each.host for each in services}
+    elsewhere = {host.lower() for host in routing.services if host not in here}
+    claims = (
+        Claim(tuple(sorted({host.lower() for host in each.hosts} - elsewhere)), each) for each in attached
+    )
+    taken = claimed(claims, port)
+    plain = {
+        each.host.lower(): (_plain(each, port, routing),)
+        for each in services
+        if not any(domains.matches(domain, each.host) for domain in taken)
+    }
+    if len(services) == 1 and plain and domains.ANY not in taken:
+        plain[domains.ANY] = next(iter(plain.values()))
+    return {**taken, **plain}
+
+
+def _plain(service: Service, port: int, routing: Routing) -> VirtualService:
+    """Route everything to the service; where it holds models, the default header names the model."""
+    pool = routing.pools.get(service.host)
+    mapping = () if pool is None else (HeaderToKey(DEFAULT_MODEL_HEADER, pool.subset_key),)
+    route = Route(
+        name="default", matches=(), destinations=(Destination(service.host, port),), header_to_key=mapping
+    )
+    return VirtualService(name=service.host, hosts=(service.host,), gateways=(MESH_GATEWAY,), routes=(route,))

@@ -1,0 +1,58 @@
+"""Which runtimes are to be asked, and where: the endpoints of the pools whose runtimes tell their models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds_server.mesh.model import OpenInference, join_host_port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xds_server.mesh.model import Endpoint, EndpointId, Routing, ServicePicture
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A runtime to be asked: its base URL; how often and how long at most, in seconds."""
+
+    url: str
+    interval: float
+    timeout: float
+
+
+def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[EndpointId, Target]:
+    """One target for each endpoint of every pool with runtime discovery.
+
+    Raises:
+        LookupError: a pool names a port that an endpoint does not have. Loaders refuse such documents.
+    """
+    found: dict[EndpointId, Target] = {}
+    for host, pool in routing.pools.items():
+        if host in services and isinstance(pool.discovery, OpenInference):
+            for placed in services[host].endpoints:
+                url = runtime_url(placed.endpoint, pool.discovery)
+                found[placed.endpoint.id] = Target(url, pool.discovery.interval, pool.discovery.timeout)
+    return found
+
+
+def runtime_url(endpoint: Endpoint, discovery: OpenInference) -> str:
+    """The base URL of the runtime behind `endpoint`.
+
+    Raises:
+        LookupError: the discovery's port is a name that the endpoint does not have.
+    """
+    port = discovery.port
+    if port is None:
+        number = endpoint.id.port
+    elif isinstance(port, int):
+        number = port
+    elif port in endpoint.ports:
+        number = endpoint.ports[port]
+    else:
+        raise LookupError(
+            f"endpoint {endpoint.id} of {endpoint.id.service} has no port named {port!r}; "
+            f"it has {', '.join(sorted(endpoint.ports)) or 'none'}"
+        )
+    return f"{discovery.scheme}://{join_host_port(endpoint.id.address, number)}"

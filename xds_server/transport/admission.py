@@ -1,0 +1,38 @@
+"""How many new streams a second are taken on. Those above the rate wait, they do not fail (istio 35263)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Admission:
+    """Hands out places at `rate` a second; up to `burst` at once after a quiet time.
+
+    Args:
+        rate: places a second, above 0.
+        burst: places that need not wait, at least 1.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float]) -> None:
+        self._interval = 1.0 / rate
+        self._slack = self._interval * (burst - 1)
+        self._clock = clock
+        self._next = clock()
+
+    def delay(self) -> float:
+        """Take the next place. Returns the seconds to wait for it."""
+        now = self._clock()
+        place = max(self._next, now)
+        self._next = place + self._interval
+        return max(0.0, place - self._slack - now)
+
+    async def enter(self) -> None:
+        """Wait for a place."""
+        seconds = self.delay()
+        if seconds > 0.0:
+            await asyncio.sleep(seconds)

@@ -1,0 +1,120 @@
+"""Bytes to requests, responses to bytes. The only place that knows the discovery messages.
+
+Requests are parsed by envoy-data-plane. Responses are spliced: a resource's body is already encoded,
+so a response is a few headers around bytes that all clients share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
+from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DiscoveryRequest
+
+from xds_server import wire
+from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response
+from xds_server.xds.model import Node
+
+if TYPE_CHECKING:
+    from xds_server.xds.model import Resource
+
+_NODE = 1
+"""The field of `node` in both kinds of request."""
+
+_NODE_EXTENSIONS = 9
+"""The field of a Node that lists every extension built into Envoy: 10 kB that nobody reads here."""
+
+
+def parse_request(data: bytes, *, with_node: bool) -> Request:
+    """Read a DiscoveryRequest; ProtocolError if it is none.
+
+    `with_node` False skips the node: it is large, and counts in the first request only.
+    """
+    try:
+        node, rest = _split(data)
+        message = DiscoveryRequest.parse(rest)
+        return Request(
+            type_url=message.type_url,
+            resource_names=tuple(message.resource_names),
+            version_info=message.version_info,
+            response_nonce=message.response_nonce,
+            error_detail=None if message.error_detail is None else message.error_detail.message,
+            node=_node(node) if with_node and node is not None else None,
+        )
+    except (ValueError, EOFError) as error:
+        raise ProtocolError(f"the request is not a DiscoveryRequest: {error}") from error
+
+
+def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
+    """Read a DeltaDiscoveryRequest; ProtocolError if it is none. `with_node` as in parse_request."""
+    try:
+        node, rest = _split(data)
+        message = DeltaDiscoveryRequest.parse(rest)
+        return DeltaRequest(
+            type_url=message.type_url,
+            subscribe=tuple(message.resource_names_subscribe),
+            unsubscribe=tuple(message.resource_names_unsubscribe),
+            initial_resource_versions=message.initial_resource_versions,
+            response_nonce=message.response_nonce,
+            error_detail=None if message.error_detail is None else message.error_detail.message,
+            node=_node(node) if with_node and node is not None else None,
+        )
+    except (ValueError, EOFError) as error:
+        raise ProtocolError(f"the request is not a DeltaDiscoveryRequest: {error}") from error
+
+
+def _node(data: bytes) -> Node:
+    kept = b"".join(raw for number, raw, _ in wire.fields(data) if number != _NODE_EXTENSIONS)
+    message = NodeMessage.parse(kept)
+    metadata = message.metadata.to_dict() if message.metadata is not None else {}
+    labels = metadata.get("labels") or metadata.get("LABELS") or {}
+    if not isinstance(labels, Mapping):
+        raise ProtocolError(f"node.metadata.labels: found {labels!r}; expected a struct of strings")
+    texts = {str(key): value for key, value in labels.items() if isinstance(value, str)}
+    return Node(message.id, message.cluster, texts)
+
+
+def _split(data: bytes) -> tuple[bytes | None, bytes]:
+    """A request's node, and the request without it."""
+    nodes: list[bytes] = []
+    rest: list[bytes] = []
+    for number, raw, payload in wire.fields(data):
+        if number == _NODE:
+            nodes.append(payload)
+        else:
+            rest.append(raw)
+    return (b"".join(nodes) if nodes else None), b"".join(rest)
+
+
+def encode_response(response: Response | DeltaResponse) -> bytes:
+    """Write a DiscoveryResponse or a DeltaDiscoveryResponse, with the resources' bytes as they are."""
+    return _delta(response) if isinstance(response, DeltaResponse) else _sotw(response)
+
+
+def _sotw(response: Response) -> bytes:
+    parts = [wire.string(1, response.version)]
+    for resource in response.resources:
+        parts.extend(_nested(2, _any(resource)))
+    parts += [wire.string(4, response.type_url), wire.string(5, response.nonce)]
+    return b"".join(parts)
+
+
+def _delta(response: DeltaResponse) -> bytes:
+    parts = [wire.string(1, response.version)]
+    for resource in response.resources:
+        wrapped = _nested(2, _any(resource))
+        parts.extend(_nested(2, [wire.string(1, resource.version), *wrapped, wire.string(3, resource.name)]))
+    parts += [wire.string(4, response.type_url), wire.string(5, response.nonce)]
+    parts.extend(wire.field(6, name.encode()) for name in response.removed)
+    return b"".join(parts)
+
+
+def _any(resource: Resource) -> list[bytes]:
+    """A google.protobuf.Any around a resource, in parts: its body may be large, and is copied once."""
+    return [wire.string(1, resource.type_url), *(_nested(2, [resource.body]) if resource.body else ())]
+
+
+def _nested(number: int, parts: list[bytes]) -> list[bytes]:
+    """A length-delimited field whose payload is `parts` joined."""
+    return [wire.header(number, sum(map(len, parts))), *parts]

@@ -1,0 +1,157 @@
+"""All sessions, and what they should have: publishes catalogs, wakes those who lack something.
+
+Single-threaded and never waits: what a client has not yet taken is marked in its session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from xds_server.xds.model import EMPTY_SNAPSHOT, Catalog, Node, Snapshot
+from xds_server.xds.session import Session
+from xds_server.xds.snapshot import changed_names
+from xds_server.xds.status import ClientStatus, HubStats, Progress
+from xds_server.xds.subscription import Index
+
+if TYPE_CHECKING:
+    from xds_server.xds.messages import Variant
+    from xds_server.xds.watch import Watch
+
+Changes = Mapping[str, frozenset[str]]
+
+
+class Hub:
+    """Where sessions and catalogs meet. `clock`: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.index = Index()
+        self.stats = HubStats()
+        self._catalog: Catalog | None = None
+        self._sessions: dict[int, Session] = {}
+        self._listeners: dict[int, Callable[[], None]] = {}
+        self._numbers = 0
+
+    @property
+    def serial(self) -> int:
+        """The serial of the last published catalog; 0 before the first, and nothing is sent till then."""
+        return self._catalog.serial if self._catalog else 0
+
+    def open(self, variant: Variant, type_url: str | None, peer: str, wake: Callable[[], None]) -> Session:
+        """A new stream; `type_url` None: aggregated. `wake` is called, at once, when `take` may help."""
+        self._numbers += 1
+        session = Session(self, self._numbers, variant=variant, type_url=type_url, peer=peer, wake=wake)
+        self._sessions[session.number] = session
+        self.stats.streams_open += 1
+        self.stats.streams_total += 1
+        return session
+
+    def leave(self, session: Session) -> None:
+        """Called by a session as it closes."""
+        del self._sessions[session.number]
+        self.stats.streams_open -= 1
+        self.notify()
+
+    def view_of(self, node: Node) -> Snapshot:
+        """What a node is entitled to now; nothing before the first catalog."""
+        return self._catalog.snapshot_for(node) if self._catalog else EMPTY_SNAPSHOT
+
+    def publish(self, catalog: Catalog) -> None:
+        """Make `catalog` what clients should have, and wake the sessions that a change concerns.
+
+        Snapshots are compared once for each pair of old and new, however many clients share it.
+        ValueError for a serial that does not grow.
+        """
+        if catalog.serial <= self.serial:
+            raise ValueError(f"serial: found {catalog.serial}; the last published was {self.serial}")
+        first = self._catalog is None
+        self._catalog = catalog
+        self.stats.publications += 1
+        moves: dict[tuple[int, int], tuple[Snapshot, Snapshot]] = {}
+        movers: dict[tuple[int, int], set[int]] = {}
+        for session in self._sessions.values():
+            if session.node is None:
+                continue
+            before, after = session.snapshot, catalog.snapshot_for(session.node)
+            pair = (id(before), id(after))
+            moves[pair] = (before, after)
+            movers.setdefault(pair, set()).add(session.number)
+            session.show(after)
+        concerned: set[int] = set()
+        for pair, (before, after) in moves.items():
+            concerned |= self._mark(changed_names(before, after), movers[pair])
+        for number in list(self._sessions) if first else sorted(concerned):
+            self._sessions[number].wake()
+
+    def _mark(self, changes: Changes, movers: set[int]) -> set[int]:
+        """Mark the watches that `changes` concern, of these sessions. Returns the sessions to wake."""
+        concerned: set[int] = set()
+        for type_url, names in changes.items():
+            for watch in self.index.wildcards(type_url):
+                if watch.stream in movers:
+                    watch.mark(names)
+                    concerned.add(watch.stream)
+            for name in names:
+                for watch in self.index.named(type_url, name):
+                    if watch.stream in movers:
+                        watch.mark((name,))
+                        concerned.add(watch.stream)
+        return concerned
+
+    def progress(self, type_url: str, name: str, serial: int) -> Progress:
+        """Who has accepted the content of `name` as published at `serial` or later.
+
+        Counted are connected clients that subscribe to `name`, or to everything while it exists or
+        they hold it. A client that accepted any later content has accepted this one too, so constant
+        change makes nobody wait for ever.
+        """
+        acknowledged: list[str] = []
+        waiting: list[str] = []
+        rejected: list[tuple[str, str]] = []
+        for watch in self._interested(type_url, name):
+            session = self._sessions[watch.stream]
+            ledger = watch.ledger
+            rejection = ledger.rejected.get(name)
+            if ledger.through.get(name, 0) >= serial:
+                acknowledged.append(session.id)
+            elif serial > self.serial or not watch.settled(name, session.snapshot):
+                waiting.append(session.id)
+            elif rejection is not None:
+                rejected.append((session.id, rejection.error))
+            else:
+                acknowledged.append(session.id)
+        return Progress(tuple(acknowledged), tuple(waiting), tuple(rejected))
+
+    def _interested(self, type_url: str, name: str) -> list[Watch]:
+        watches = set(self.index.named(type_url, name))
+        for watch in self.index.wildcards(type_url):
+            view = self._sessions[watch.stream].snapshot.of(type_url)
+            outstanding = watch.ledger.outstanding
+            if (
+                name in view.resources
+                or name in watch.ledger.held
+                or (outstanding is not None and name in outstanding.contents)
+            ):
+                watches.add(watch)
+        return sorted(watches, key=lambda watch: watch.stream)
+
+    def clients(self) -> tuple[ClientStatus, ...]:
+        """Every connected stream, the longest connected first."""
+        return tuple(session.status() for session in self._sessions.values())
+
+    def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every ACK, NACK and close. Returns what removes it again."""
+        self._numbers += 1
+        key = self._numbers
+        self._listeners[key] = callback
+
+        def remove() -> None:
+            self._listeners.pop(key, None)
+
+        return remove
+
+    def notify(self) -> None:
+        """Called by a session after an ACK or NACK."""
+        for callback in tuple(self._listeners.values()):
+            callback()

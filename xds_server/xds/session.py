@@ -1,0 +1,266 @@
+"""One stream of one client, without I/O: requests in, responses out, a wake call in between.
+
+Pull model: whatever happens marks watches; `take` makes the responses that are owed at that moment,
+at most one outstanding for each type. No queue, no task, no clock of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xds_server.xds import delta, order, sotw
+from xds_server.xds.ledger import Rejection, Sent
+from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
+from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
+from xds_server.xds.status import ClientStatus, type_status
+from xds_server.xds.watch import Verdict, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xds_server.xds.hub import Hub
+    from xds_server.xds.plan import Plan
+
+MAX_TYPES = 32
+"""Types that one stream may ask for: far above what Envoy knows, low enough to bound a hostile client."""
+
+
+class Session:
+    """What one stream wants, has and lacks. Made by `Hub.open`; `close` it on every way out."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        number: int,
+        *,
+        variant: Variant,
+        type_url: str | None,
+        peer: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self.number = number
+        self.variant = variant
+        self.peer = peer
+        self.opened_at = hub.clock()
+        self.node: Node | None = None
+        self.snapshot: Snapshot = EMPTY_SNAPSHOT
+        self.watches: dict[str, Watch] = {}
+        self.wake = wake
+        self._hub = hub
+        self._type_url = type_url
+        self._nonces = 0
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        """Unique among connected clients, and readable: the node's id and the stream's number."""
+        return f"{self.node.id if self.node and self.node.id else 'unknown'}/{self.number}"
+
+    @property
+    def aggregated(self) -> bool:
+        """Whether the stream carries several types."""
+        return self._type_url is None
+
+    # In
+
+    def receive(self, request: Request | DeltaRequest) -> None:
+        """Read one request: what it answers, then what it asks for. ProtocolError ends the stream.
+
+        An answer with a stale nonce says nothing, yet what it asks for counts (envoy 10363).
+        """
+        if self._closed:
+            raise RuntimeError("a request was read after the session was closed")
+        type_url = self._type_of(request)
+        if self.node is None:
+            self.node = request.node or Node("", "")
+            self.snapshot = self._hub.view_of(self.node)
+        watch = self._watch(type_url)
+        answered = bool(request.response_nonce) and self._answer(watch, request)
+        if isinstance(request, DeltaRequest):
+            delta.read(watch, request)
+        else:
+            sotw.read(watch, request)
+        if answered:
+            self._hub.notify()
+        if answered or watch.marked:
+            self.wake()
+
+    def _type_of(self, request: Request | DeltaRequest) -> str:
+        if self._type_url is None:
+            if not request.type_url:
+                raise ProtocolError("type_url: empty; a request on an aggregated stream has to name its type")
+            return request.type_url
+        if request.type_url not in {"", self._type_url}:
+            raise ProtocolError(
+                f"type_url: found {request.type_url!r}; this stream serves {self._type_url!r} only"
+            )
+        return self._type_url
+
+    def _watch(self, type_url: str) -> Watch:
+        watch = self.watches.get(type_url)
+        if watch is None:
+            if len(self.watches) >= MAX_TYPES:
+                raise ProtocolError(
+                    f"type_url: {type_url!r} is one type too many; a stream may ask for {MAX_TYPES}"
+                )
+            watch = Watch(self.number, type_url, self.variant, self._hub.index)
+            self.watches[type_url] = watch
+        return watch
+
+    def _answer(self, watch: Watch, request: Request | DeltaRequest) -> bool:
+        outstanding = watch.ledger.outstanding
+        if outstanding is None or outstanding.nonce != request.response_nonce:
+            self._hub.stats.stale[watch.type_url] += 1
+            return False
+        now = self._hub.clock()
+        if request.error_detail is None:
+            watch.acknowledge(now)
+            self._hub.stats.acks[watch.type_url] += 1
+        else:
+            watch.reject(request.error_detail, now)
+            self._hub.stats.nacks[watch.type_url] += 1
+        return True
+
+    def show(self, snapshot: Snapshot) -> None:
+        """The node's view from now on. Whoever calls this also marks what differs."""
+        before = self.snapshot
+        self.snapshot = snapshot
+        clusters = self.watches.get(CLUSTER)
+        if clusters is not None and clusters.whole and self.aggregated:
+            _retain(clusters, before, snapshot)
+
+    # Out
+
+    def take(self) -> list[Response | DeltaResponse]:
+        """The responses to write now, in order. Nothing before the hub has a catalog (istio 25100)."""
+        responses: list[Response | DeltaResponse] = []
+        if not self._closed and self._hub.serial:
+            for type_url in sorted(self.watches, key=lambda url: (order.rank(url), url)):
+                watch = self.watches[type_url]
+                plan = self._plan(watch) if watch.marked and watch.ledger.outstanding is None else None
+                if plan is not None:
+                    responses.append(self._send(watch, plan))
+        return responses
+
+    def next_deadline(self) -> float | None:
+        """When, by the hub's clock, `take` has something to say even if nothing happens; None: never."""
+        starts = [
+            at
+            for watch in self.watches.values()
+            if watch.ledger.outstanding is None
+            for at in watch.held_back.values()
+        ]
+        return min(starts) + order.HOLD_LIMIT if starts else None
+
+    def _plan(self, watch: Watch) -> Plan | None:
+        view = self.snapshot.of(watch.type_url)
+        if watch.whole and any(watch.subscription.covers(name) for name in view.withheld):
+            return None  # an omission would be read as a removal
+        content: list[Resource] = []
+        absent: list[str] = []
+        waiting: list[str] = []
+        for name in watch.candidates(view):
+            resource = view.resources.get(name)
+            if watch.verdict(name, self.snapshot) is Verdict.NOTHING:
+                if resource is None and not watch.tells_absence:
+                    watch.lapse(name)
+            elif self._waits(watch, name, resource):
+                waiting.append(name)
+            elif resource is None:
+                absent.append(name)
+            else:
+                content.append(resource)
+        if waiting and watch.whole and watch.type_url != CLUSTER:
+            watch.looked([*waiting, *absent, *(resource.name for resource in content)])
+            return None
+        watch.looked(waiting)
+        for name in absent:
+            watch.retained.pop(name, None)
+        shape = sotw.shape if self.variant is Variant.SOTW else delta.shape
+        return shape(watch, content, absent, view)
+
+    def _waits(self, watch: Watch, name: str, resource: Resource | None) -> bool:
+        """Whether what is owed about `name` has to wait for another type of this stream."""
+        if not self.aggregated:
+            return False
+        if resource is not None:
+            waits = order.waits(watch, resource, self.watches, self.snapshot)
+        elif watch.type_url != CLUSTER or not watch.ledger.has(name):
+            return False
+        elif order.removal_waits(self.watches, self.snapshot):
+            return True
+        else:
+            waits = order.routes_unknown(watch, name, self.watches)
+        now = self._hub.clock()
+        return waits and now < watch.hold(name, now) + order.HOLD_LIMIT
+
+    def _send(self, watch: Watch, plan: Plan) -> Response | DeltaResponse:
+        self._nonces += 1
+        nonce = f"{self.number}.{self._nonces}"
+        changed = [name for name, version in plan.contents.items() if watch.ledger.held.get(name) != version]
+        watch.ledger.send(Sent(nonce, self.snapshot.serial, plan.version, plan.contents, self._hub.clock()))
+        watch.told(plan.contents)
+        if watch.type_url == CLUSTER:
+            self._warm(plan, changed)
+        stats = self._hub.stats
+        stats.pushes[watch.type_url] += 1
+        stats.resources[watch.type_url] += len(plan.resources)
+        if self.variant is Variant.SOTW:
+            return Response(
+                type_url=watch.type_url, version=plan.version, nonce=nonce, resources=plan.resources
+            )
+        return DeltaResponse(
+            type_url=watch.type_url,
+            version=plan.version,
+            nonce=nonce,
+            resources=plan.resources,
+            removed=plan.removed,
+        )
+
+    def _warm(self, plan: Plan, changed: list[str]) -> None:
+        """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009)."""
+        assignments = self.watches.get(ENDPOINT)
+        if assignments is not None:
+            clusters = {resource.name: resource for resource in plan.resources}
+            names = order.assignment_names(clusters, [name for name in changed if name in clusters])
+            assignments.mark(names, resend=True)
+
+    # Seen from outside
+
+    def status(self) -> ClientStatus:
+        """How this client stands with each type."""
+        return ClientStatus(
+            id=self.id,
+            node=self.node,
+            peer=self.peer,
+            variant=self.variant,
+            aggregated=self.aggregated,
+            connected_since=self.opened_at,
+            types=tuple(type_status(watch, self.snapshot) for watch in self.watches.values()),
+        )
+
+    def rejection(self, type_url: str) -> Rejection | None:
+        """The latest NACK of a type on this stream."""
+        watch = self.watches.get(type_url)
+        return watch.ledger.last_rejection if watch else None
+
+    def close(self) -> None:
+        """Forget the stream. May be called again; `take` then has nothing to say."""
+        if not self._closed:
+            self._closed = True
+            for watch in self.watches.values():
+                watch.withdraw()
+            self.watches.clear()
+            self._hub.leave(self)
+
+
+def _retain(clusters: Watch, before: Snapshot, after: Snapshot) -> None:
+    """Keep what vanished for whole responses to include, until it may be removed."""
+    old, new = before.of(CLUSTER).resources, after.of(CLUSTER).resources
+    for name in new.keys() & clusters.retained.keys():
+        del clusters.retained[name]
+    outstanding = clusters.ledger.outstanding
+    for name in old.keys() - new.keys():
+        sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
+        if sent and clusters.subscription.covers(name):
+            clusters.retained[name] = old[name]

@@ -1,0 +1,38 @@
+"""What differs between two snapshots: names only, found once for all clients that share them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xds_server.xds.model import CLUSTER, ENDPOINT, Snapshot, TypeSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def changed_names(old: Snapshot, new: Snapshot) -> Mapping[str, frozenset[str]]:
+    """Each type's names that were added, removed, given other content, withheld or released.
+
+    A vanished cluster touches the assignment of its name too: whether that may be told absent
+    depends on the cluster.
+    """
+    changes = {
+        type_url: _changed(old.of(type_url), new.of(type_url))
+        for type_url in old.types.keys() | new.types.keys()
+    }
+    vanished = old.of(CLUSTER).resources.keys() - new.of(CLUSTER).resources.keys()
+    if vanished:
+        changes[ENDPOINT] = changes.get(ENDPOINT, frozenset()) | vanished
+    return {type_url: names for type_url, names in changes.items() if names}
+
+
+def _changed(old: TypeSnapshot, new: TypeSnapshot) -> frozenset[str]:
+    if old is new or (old.version and old.version == new.version and old.withheld == new.withheld):
+        return frozenset()
+    changed = old.resources.keys() ^ new.resources.keys()
+    changed |= old.withheld ^ new.withheld
+    for name, resource in new.resources.items():
+        before = old.resources.get(name)
+        if before is not None and before is not resource and before.version != resource.version:
+            changed.add(name)
+    return frozenset(changed)

@@ -1,0 +1,247 @@
+"""One client's interest in one type: its subscription, its ledger, and what has to be looked at.
+
+SotW and delta share all of it. A watch is marked, never queued for: marks merge by name, so a client
+that does not answer costs a set of names, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from xds_server.xds.ledger import ABSENT, Ledger, Rejection
+from xds_server.xds.messages import Variant
+from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, Resource, Snapshot, TypeSnapshot
+from xds_server.xds.subscription import LEGACY_WILDCARD_TYPES, WILDCARD, Index, Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+WHOLE_TYPES = frozenset({CLUSTER, LISTENER})
+"""Types whose SotW response carries everything: what it omits, the client removes."""
+
+
+class Verdict(Enum):
+    """What a client lacks about one name."""
+
+    NOTHING = auto()
+    CONTENT = auto()
+    ABSENCE = auto()
+
+
+class Watch:
+    """What one client wants of one type, and what it has. Compared by identity."""
+
+    def __init__(self, stream: int, type_url: str, variant: Variant, index: Index) -> None:
+        self.stream = stream
+        self.type_url = type_url
+        self.whole = variant is Variant.SOTW and type_url in WHOLE_TYPES
+        self.tells_absence = variant is Variant.DELTA or self.whole
+        self.subscription = Subscription()
+        self.ledger = Ledger()
+        self.fresh = True
+        """No request has been read yet."""
+        self.unanswered = False
+        """The client waits for a first answer even if there is nothing to tell."""
+        self.held_back: dict[str, float] = {}
+        """Names that wait for another type, with the time since when."""
+        self.retained: dict[str, Resource] = {}
+        """Resources that are gone but have to stay in whole responses for now."""
+        self.inherited: frozenset[str] = frozenset()
+        """Names that the client brought from an earlier stream."""
+        self._index = index
+        self._dirty: set[str] = set()
+        self._all_dirty = False
+        self._resend: set[str] = set()
+
+    # What the client asks for
+
+    def begin(self, *, names_nothing: bool) -> None:
+        """Read the first request: naming nothing, it asks for everything of some types."""
+        self.fresh = False
+        if names_nothing and self.type_url in LEGACY_WILDCARD_TYPES:
+            self.subscribe_all()
+            self.subscription.legacy = True
+        self.unanswered |= self.whole
+
+    def inherit(self, versions: Mapping[str, str]) -> None:
+        """Take over what the client says it holds from an earlier stream."""
+        self.ledger.held.update(versions)
+        self.inherited = frozenset(versions)
+
+    def disinherit(self) -> None:
+        """Drop what was inherited without being asked for on this stream."""
+        for name in self.inherited:
+            if not self.subscription.covers(name):
+                self.ledger.forget(name)
+
+    def subscribe(self, name: str, *, resend: bool = True) -> None:
+        """Add a name. It is answered even where the client may have its content (go-control-plane 431)."""
+        if name == WILDCARD:
+            self.subscribe_all()
+            return
+        if name not in self.subscription.names:
+            self.subscription.names.add(name)
+            self._index.add(self, name)
+        self.ledger.rejected.pop(name, None)
+        self._dirty.add(name)
+        if resend:
+            self._resend.add(name)
+
+    def unsubscribe(self, name: str) -> None:
+        """Drop a name. Under a wildcard the client loses its copy and is told anew (envoy PR 16861)."""
+        if name == WILDCARD:
+            self.unsubscribe_all()
+            return
+        if name not in self.subscription.names:
+            return
+        self.subscription.names.discard(name)
+        self._index.discard(self, name)
+        if self.subscription.wildcard:
+            self._dirty.add(name)
+            self._resend.add(name)
+        else:
+            self._forget(name)
+
+    def subscribe_all(self) -> None:
+        """Ask for every resource of the type."""
+        self.subscription.legacy = False
+        if self.subscription.wildcard:
+            return
+        self.subscription.wildcard = True
+        self._index.add(self, WILDCARD)
+        self._all_dirty = True
+        self.unanswered = self.tells_absence and not self.inherited
+
+    def unsubscribe_all(self) -> None:
+        """End the wildcard; names asked for stay."""
+        if not self.subscription.wildcard:
+            return
+        self.subscription.wildcard = self.subscription.legacy = False
+        self._index.discard(self, WILDCARD)
+        everything = self.ledger.held.keys() | self.ledger.rejected.keys() | self.retained.keys()
+        for name in everything - self.subscription.names:
+            self._forget(name)
+
+    def withdraw(self) -> None:
+        """The stream is over: leave the index."""
+        for name in self.subscription.names:
+            self._index.discard(self, name)
+        self._index.discard(self, WILDCARD)
+
+    def _forget(self, name: str) -> None:
+        self.ledger.forget(name)
+        self.retained.pop(name, None)
+        self.held_back.pop(name, None)
+        self._resend.discard(name)
+
+    # What the client has answered
+
+    def acknowledge(self, now: float) -> None:
+        """The outstanding response was accepted."""
+        sent = self.ledger.outstanding
+        self._dirty |= self.ledger.acknowledge(now)
+        for name, version in sent.contents.items() if sent else ():
+            if name in self.subscription.names:
+                continue
+            if version == ABSENT or not self.subscription.wildcard:
+                self.ledger.forget(name)
+
+    def reject(self, error: str, now: float) -> Rejection:
+        """The outstanding response was refused. Names no longer asked for are not held against it."""
+        rejection = self.ledger.reject(error, now)
+        for name in rejection.sent.contents:
+            if not self.subscription.covers(name):
+                self.ledger.forget(name)
+        return rejection
+
+    # What has to be looked at
+
+    def mark(self, names: Iterable[str], *, resend: bool = False) -> None:
+        """Look at these names again; `resend`: whatever the client has of them."""
+        names = [name for name in names if self.subscription.covers(name)]
+        self._dirty.update(names)
+        if resend:
+            self._resend.update(names)
+
+    def mark_all(self) -> None:
+        """Look at everything again."""
+        self._all_dirty = True
+
+    @property
+    def marked(self) -> bool:
+        """Whether there is something to look at."""
+        return self._all_dirty or self.unanswered or bool(self._dirty)
+
+    def candidates(self, view: TypeSnapshot) -> list[str]:
+        """The names to look at, in order."""
+        if not self._all_dirty:
+            return sorted(self._dirty)
+        names = self.subscription.names | self._dirty
+        if self.subscription.wildcard:
+            names |= view.resources.keys() | self.ledger.held.keys()
+        return sorted(names)
+
+    def looked(self, remaining: Iterable[str]) -> None:
+        """Everything was looked at; `remaining` has to be looked at again."""
+        self._all_dirty = False
+        self._dirty = set(remaining)
+        self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
+
+    def hold(self, name: str, now: float) -> float:
+        """Note that `name` waits for another type. Since when: of a whole response, since its first name."""
+        since = self.held_back.setdefault(name, now)
+        return min(self.held_back.values()) if self.whole else since
+
+    def told(self, names: Iterable[str]) -> None:
+        """These names are in the response that goes out now."""
+        self.unanswered = False
+        self._resend.difference_update(names)
+        for name in names:
+            self.held_back.pop(name, None)
+
+    def verdict(self, name: str, snapshot: Snapshot) -> Verdict:
+        """What the client lacks about `name`, whether or not it may be sent now.
+
+        Nothing, while the name is withheld, or while its content is what the client rejected.
+        """
+        view = snapshot.of(self.type_url)
+        if not self.subscription.covers(name) or name in view.withheld:
+            return Verdict.NOTHING
+        resource = view.resources.get(name)
+        version = ABSENT if resource is None else resource.version
+        rejection = self.ledger.rejected.get(name)
+        if rejection is not None and rejection.of(name) == version:
+            return Verdict.NOTHING
+        if resource is None and not self._may_tell_absence(name, snapshot):
+            return Verdict.NOTHING
+        if name not in self._resend and self.ledger.held.get(name) == version:
+            return Verdict.NOTHING
+        return Verdict.ABSENCE if resource is None else Verdict.CONTENT
+
+    def _may_tell_absence(self, name: str, snapshot: Snapshot) -> bool:
+        """Whether the client can be, and wants to be, told that `name` does not exist.
+
+        Never of an assignment whose cluster still exists: Envoy would keep the hosts (envoy 13009).
+        """
+        if not self.tells_absence:
+            return False
+        if self.type_url == ENDPOINT and name in snapshot.of(CLUSTER).resources:
+            return False
+        return name in self.subscription.names or name in self.ledger.held or name in self._resend
+
+    def lapse(self, name: str) -> None:
+        """`name` vanished and the client cannot be told: whenever it is back it is sent."""
+        self.ledger.held.pop(name, None)
+
+    def owes(self, snapshot: Snapshot) -> bool:
+        """Whether anything is still to be sent."""
+        view = snapshot.of(self.type_url)
+        return any(self.verdict(name, snapshot) is not Verdict.NOTHING for name in self.candidates(view))
+
+    def settled(self, name: str, snapshot: Snapshot) -> bool:
+        """Whether the client has accepted or rejected all that there is to say about `name`."""
+        outstanding = self.ledger.outstanding
+        if outstanding is not None and name in outstanding.contents:
+            return False
+        return self.verdict(name, snapshot) is Verdict.NOTHING
