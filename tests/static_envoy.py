@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,6 +43,7 @@ class Upstream:
     def __init__(self, name: str) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # headers and body in one packet: no waiting for a delayed ACK
 
             def do_GET(self) -> None:
                 body = json.dumps([name, self.path]).encode()
@@ -65,6 +67,20 @@ class Upstream:
         self._thread.join()
 
 
+def _until_listening(port: int) -> None:
+    """Envoy says that it starts its workers before these listen, and nothing when they do."""
+    deadline = time.monotonic() + LIMIT
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 class StaticEnvoy:
     """One Envoy process; `output` is what it wrote, access log included."""
 
@@ -75,7 +91,16 @@ class StaticEnvoy:
         self.output: list[str] = []
         self._logged = threading.Condition()
         self._process = subprocess.Popen(
-            [ENVOY, "-c", str(path), "--disable-hot-restart", "--concurrency", "1"],
+            [
+                ENVOY,
+                "-c",
+                str(path),
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+                "--file-flush-interval-msec",
+                "50",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -84,6 +109,8 @@ class StaticEnvoy:
         self._reader.start()
         try:
             self.wait_for("starting workers")
+            for listener in document["static_resources"]["listeners"]:
+                _until_listening(listener["address"]["socket_address"]["port_value"])
         except BaseException:
             self.close()
             raise

@@ -6,18 +6,17 @@ The runtimes are not part of it: they outlive a stack (see conftest.py).
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import yaml
 
 from tests.integration.envoy import Envoy
+from tests.integration.mlserver import free_ports
 from xds_server.resources.bootstrap import bootstrap
 
 if TYPE_CHECKING:
@@ -28,12 +27,6 @@ LIMIT = 20.0
 """Seconds after which something awaited is taken to have failed."""
 HOST = "modelmesh-serving"
 KEY = "modelmesh.asm.alibabacloud.com"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(check: Callable[[], Awaitable[Any]], what: str, limit: float = LIMIT) -> Any:
@@ -55,16 +48,16 @@ class Stack:
         self.directory = directory / "documents"
         self.directory.mkdir()
         self.log = directory / "server.log"
-        self.xds = f"127.0.0.1:{free_port()}"
-        self.admin = f"127.0.0.1:{free_port()}"
-        self.port = free_port()
+        xds, admin, self.port = free_ports(3)
+        self.xds = f"127.0.0.1:{xds}"
+        self.admin = f"127.0.0.1:{admin}"
         self.delta = delta
         self.cluster = cluster
         self.server: subprocess.Popen[bytes] | None = None
         self.envoy: Envoy | None = None
         self.http: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Stack:
+    async def __aenter__(self) -> Self:
         self.http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self
 
@@ -92,7 +85,7 @@ class Stack:
         command = [sys.executable, "-m", "xds_server", "serve", "--config", str(self.directory)]
         command += ["--xds", self.xds, "--admin", self.admin, "--log-format", "json"]
         with self.log.open("ab") as log:
-            self.server = subprocess.Popen(command, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+            self.server = subprocess.Popen(command, stderr=log)  # noqa: ASYNC220 - starting does not block
         await until(self._ready, f"the server to be ready; its log: {self.log}")
 
     async def stop_server(self, number: int = signal.SIGTERM) -> int:
@@ -105,7 +98,7 @@ class Stack:
             xds=self.xds,
             node_id="test",
             cluster=self.cluster,
-            admin=f"127.0.0.1:{free_port()}",
+            admin=f"127.0.0.1:{free_ports(1)[0]}",
             labels={},
             delta=self.delta,
         )
@@ -146,7 +139,8 @@ class Stack:
         async with self.http.post(url, json=body, headers=headers) as answer:
             if answer.status != 200:
                 return answer.status, await answer.text()
-            return 200, str((await answer.json())["outputs"][0]["data"][0])
+            outputs = {row["name"]: row["data"][0] for row in (await answer.json())["outputs"]}
+            return 200, str(outputs["replica"])
 
     async def routed(self, model: str, replicas: Iterable[str]) -> None:
         """Wait until requests for `model` reach exactly `replicas`, each of them."""

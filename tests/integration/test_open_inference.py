@@ -111,7 +111,7 @@ async def test_a_model_being_loaded_is_not_ready(client, replica, gate):
     loading = asyncio.create_task(client.load(replica.url, "gated", LIMIT))
     try:
         async with asyncio.timeout(LIMIT):
-            while (await states(client, replica))["gated"] == "UNAVAILABLE":
+            while (await states(client, replica))["gated"] == "UNAVAILABLE":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await states(client, replica))["gated"] == "UNKNOWN"
     finally:

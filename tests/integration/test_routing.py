@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from tests.integration.stack import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tests.integration.conftest import Replica
 
 SEED = Path(__file__).parents[1] / "data" / "seed"
@@ -29,7 +32,7 @@ async def place(replicas: list[Replica], placement: dict[str, list[str]]) -> Non
     await asyncio.gather(*(r.hold(placement.get(r.name, [])) for r in replicas))
 
 
-def endpoints(replicas: list[Replica], **labels: dict[str, str]) -> list[dict[str, Any]]:
+def endpoints(replicas: Iterable[Replica], **labels: dict[str, str]) -> list[dict[str, Any]]:
     return [
         {"address": r.address, "ports": {"http": r.port}, "labels": labels.get(r.name, {})} for r in replicas
     ]
@@ -200,7 +203,7 @@ async def test_a_bad_reload_keeps_the_last_good_documents(stack: Stack, replicas
 
 async def test_fixed_placements_need_no_runtime_api(stack: Stack, replicas: list[Replica]) -> None:
     await place(replicas, {"r1": ["m1"], "r2": ["m1"], "r3": ["m2"]})
-    static = {f"{replicas[0].address}:{replicas[0].port}": ["m1"], f"{replicas[2].address}:{replicas[2].port}": ["m2"]}
+    static = {str(replicas[0]): ["m1"], str(replicas[2]): ["m2"]}
     stack.write("services.yaml", service_entry(endpoints(replicas)), pool(models={"static": static}))
     stack.write("routing.yaml", gateway(stack.port), virtual_service())
     await stack.start()
@@ -229,12 +232,13 @@ async def test_a_sidecar_listens_on_loopback_for_each_service_port(
     await sidecar.start()
 
     async def settled() -> bool:
-        return await sidecar.infer("m2", model="", x_model="m2") == (200, "r2")
+        return await sidecar.post("/v2/models/m2/infer", {"x-model": "m2"}) == (200, "r2")
 
     await until(settled, "the sidecar to route")
-    assert await sidecar.infer("m1", model="", x_model="m1") == (200, "r1")
+    assert await sidecar.post("/v2/models/m1/infer", {"x-model": "m1"}) == (200, "r1")
     assert sidecar.envoy is not None
-    listeners = sidecar.envoy.get_json("/listeners?format=json")["listener_statuses"]
+    _, text = sidecar.envoy.get("/listeners?format=json")
+    listeners = json.loads(text)["listener_statuses"]
     addresses = {entry["local_address"]["socket_address"]["address"] for entry in listeners}
     assert addresses == {"127.0.0.1"}
 
@@ -251,7 +255,7 @@ async def test_a_move_through_the_server_loses_no_request(stack: Stack, replicas
             answers.append(await stack.infer("m1"))
 
     running = [asyncio.create_task(traffic()) for _ in range(4)]
-    r1, r2 = (f"{r.address}:{r.port}" for r in replicas[:2])
+    r1, r2 = map(str, replicas[:2])
     for held, free in ((r1, r2), (r2, r1), (r1, r2)):
         assert (await stack.call("/v1/loads", {"model": "m1", "endpoint": free}))[0] == 200
         body = {"model": "m1", "endpoint": held, "settle": 0.3, "drain": 0.1}

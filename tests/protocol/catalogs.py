@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,3 @@ class Clock:
     def advance(self, seconds: float) -> None:
         self.now += seconds
 
-
-def renamed(node: Node, **changes: str) -> Node:
-    return replace(node, **changes)

@@ -130,6 +130,7 @@ class World:
     on_order: Callable[[], None] | None = None
     on_poll: Callable[[], None] | None = None
     deaf: bool = False
+    return_limit: float = 5.0
     hung: asyncio.Event | None = None
 
     def __post_init__(self) -> None:
@@ -138,7 +139,15 @@ class World:
         self.hub = Hub(time.monotonic)
         self.builder = Builder(BuildOptions())
         self.publisher = Publisher(self.mesh, self.builder, self.hub)
-        self.mover = Mover(self.mesh, self.hub, self.publisher, self, self.builder.assignments, runtimes=self)
+        self.mover = Mover(
+            self.mesh,
+            self.hub,
+            self.publisher,
+            self,
+            self.builder.assignments,
+            runtimes=self,
+            return_limit=self.return_limit,
+        )
         self.configure(configuration(*self.ports, other=self.other))
 
     def configure(self, documents: Configuration) -> None:

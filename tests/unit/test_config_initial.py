@@ -37,8 +37,10 @@ def test_every_document_is_commented(tmp_path):
         (
             ["models.ml:9001"],
             8008,
-            'the replica "models.ml:9001" has the name models.ml as its address; expected an IP address, '
-            "since a ServiceEntry with resolution STATIC takes no names",
+            (
+                'the replica "models.ml:9001" has the name models.ml as its address; expected an IP address, '
+                "since a ServiceEntry with resolution STATIC takes no names"
+            ),
         ),
         (
             ["10.0.0.1"],

@@ -40,7 +40,7 @@ route:
   - {destination: {host: models, port: {number: 8033}}, weight: 90}
   - {destination: {host: models}, weight: 10}
 timeout: 30s
-retries: {attempts: 2, perTryTimeout: 10s, retryOn: "connect-failure, refused-stream"}
+retries: {attempts: 2, perTryTimeout: 10s, retryOn: "connect-failure, 503"}
 """,
             'hosts: ["*", models.example.com, "*.ml"]\ngateways: [mesh, front, other/back]',
         )
@@ -72,7 +72,7 @@ retries: {attempts: 2, perTryTimeout: 10s, retryOn: "connect-failure, refused-st
         )
         assert compiled.destinations == (Destination("models", 8033, 90), Destination("models", 8033, 10))
         assert compiled.timeout == 30.0
-        assert compiled.retries == Retries(2, 10.0, "connect-failure,refused-stream")
+        assert compiled.retries == Retries(2, 10.0, "connect-failure,503")
 
     def test_defaults(self, tmp_path):
         (service,) = load(tmp_path, SERVICE, route("route: [{destination: {host: models}}]")).virtual_services

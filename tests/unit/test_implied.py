@@ -234,7 +234,7 @@ routes = st.builds(
     lambda to, port: route(*to, port=port), st.lists(hosts, min_size=1, max_size=2), st.none() | numbers
 )
 virtual_services = st.builds(
-    lambda name, routes, gateways: virtual_service(*routes, name=f"ml/{name}", gateways=tuple(gateways)),
+    lambda name, routes, gateways: virtual_service(*routes, name=f"ml/vs-{name}", gateways=tuple(gateways)),
     hosts,
     st.lists(routes, min_size=1, max_size=2),
     st.lists(gateway_names, min_size=1, max_size=2, unique=True),

@@ -172,6 +172,9 @@ def test_a_replica_that_was_lost_long_before_does_not_come_back_with_the_others(
     mesh.apply(refused("c", 3701))
     assert seen(mesh, "a") == GONE
     assert [seen(mesh, x) for x in "bc"] == [(Health.STALE, f"{x} m", True) for x in "bc"]
+    mesh.apply(refused("a", 3750))
+    mesh.apply(reported("b", "m b", 3751))
+    assert [seen(mesh, x)[0] for x in "abc"] == [Health.DOWN, Health.OK, Health.STALE]
 
 
 def test_removing_the_replica_that_works_does_not_bring_back_the_lost_ones():
@@ -205,6 +208,17 @@ def test_an_endpoint_that_is_new_says_nothing_about_a_common_failure():
     assert [seen(mesh, x)[0] for x in "abcd"] == [Health.STALE, Health.STALE, Health.DOWN, Health.OK]
     mesh.apply(refused("a", 3602))
     assert seen(mesh, "a") == GONE
+
+
+def test_the_first_answer_ever_of_one_that_failed_so_far_is_a_recovery():
+    mesh = serving("ab")
+    mesh.apply(configured("abc"))
+    for letter, at in (("a", 5), ("b", 5.5), ("c", 3600), ("a", 3600), ("b", 3600.5)):
+        mesh.apply(refused(letter, at))
+    mesh.apply(reported("c", "m", 3601))
+    assert [seen(mesh, x)[0] for x in "abc"] == [Health.STALE, Health.STALE, Health.OK]
+    mesh.apply(refused("a", 3602))
+    assert [seen(mesh, x)[0] for x in "abc"] == [Health.DOWN, Health.STALE, Health.OK]
 
 
 def test_rolling_restarts_that_do_not_overlap_are_no_common_failure():

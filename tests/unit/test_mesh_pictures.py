@@ -74,6 +74,14 @@ def test_a_pool_is_unknown_until_the_first_good_report_of_any_endpoint():
     assert mesh.service(HOST).known
 
 
+def test_an_answer_of_an_endpoint_that_is_not_configured_yet_makes_the_pool_known():
+    mesh = told(configured("a"))
+    assert not mesh.service(HOST).known
+    mesh.apply(reported("b", "m"))
+    assert mesh.take_dirty().services == {HOST}
+    assert mesh.service(HOST).known
+
+
 def test_what_was_once_known_stays_known_when_all_endpoints_are_replaced():
     mesh = told(configured("a"), reported("a", "m"), configured("bc"))
     assert mesh.service(HOST).known
@@ -207,6 +215,9 @@ def test_of_two_sources_the_one_that_heard_last_is_right():
     mesh.apply(ModelsReported(endpoint=eid("a"), source="other", models=(ModelState("new"),), at=6))
     assert seen(mesh, "a") == (Health.OK, "new", True)
     assert status(mesh, "a").source == "other"
+    mesh.apply(reported("a", "m", 7))
+    assert seen(mesh, "a") == (Health.OK, "m", True)
+    mesh.apply(ModelsReported(endpoint=eid("a"), source="other", models=(ModelState("new"),), at=8))
     mesh.apply(ReportsForgotten(endpoint=eid("a"), source="other"))
     assert seen(mesh, "a") == (Health.OK, "m", True)
 

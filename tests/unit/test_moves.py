@@ -10,7 +10,6 @@ from moves_world import HOST, OTHER, FakeEnvoy, World, configuration, refused
 
 from xds_server.mesh.events import FailureKind
 from xds_server.mesh.model import EndpointId
-from xds_server.moves import acknowledged as acknowledging
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
     CancelledMoveError,
@@ -159,25 +158,26 @@ async def test_with_keep_the_withdrawal_stays(world: World) -> None:
     assert len(world.mover.withdrawals()) == 1
 
 
-async def test_an_envoy_that_does_not_come_back_is_named_as_left(world: World) -> None:
+async def test_an_envoy_that_does_not_come_back_is_named_as_left() -> None:
+    world = World(return_limit=0.02).start(m="1,2")
     silent, other = FakeEnvoy(world, "silent"), FakeEnvoy(world, "other")
     silent.acks = False
-    watch = acknowledging.Watch()
-    serial = world.publisher.flush() + 1
     task = asyncio.create_task(world.mover.withdraw("m", world.at(1), **NOW))
     await waiting_for_envoy(world, task)
-    waiting = asyncio.create_task(
-        acknowledging.acknowledged(
-            world.hub, world.builder.assignments(HOST), serial, timeout=5, watch=watch, return_limit=0.02
-        )
-    )
-    await asyncio.sleep(0)
     silent.close()
-    agreed = await waiting
-    assert agreed.left == (silent.session.id,)
-    assert agreed.clients == (other.session.id,)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    done = await task
+    assert done.left == (silent.session.id,)
+    assert done.acknowledged == (other.session.id,)
+    assert done.seconds.acknowledged >= 0.02
+
+
+async def test_an_envoy_that_leaves_is_late_when_the_time_is_over_first(world: World) -> None:
+    silent = FakeEnvoy(world, "silent")
+    silent.acks = False
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), timeout=0.02, **NOW))
+    await waiting_for_envoy(world, task)
+    silent.close()
+    with pytest.raises(NotAcknowledgedError, match=silent.session.id):
         await task
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 
 from tests.resources_pictures import HOST, KEY, policy, pool
 from xds_server.mesh.model import (
@@ -20,7 +21,7 @@ from xds_server.mesh.model import (
     TcpKeepalive,
 )
 from xds_server.resources.balancing import without_criteria
-from xds_server.resources.clusters import encode_cluster
+from xds_server.resources.clusters import ClusterEncoder
 from xds_server.resources.parts import resource
 from xds_server.resources.rendered import as_dict
 from xds_server.resources.shards import Shard
@@ -32,7 +33,8 @@ OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 def made(policy: Policy | None = None, pool: Pool | None = None, protocol: str = "HTTP") -> dict[str, Any]:
     port = ServicePort(8033, "http", Protocol(protocol))
-    body = encode_cluster(Shard(HOST, 8033), port, policy, pool)
+    body = ClusterEncoder().encode(Shard(HOST, 8033), port, policy, pool)
+    assert bytes(Cluster.parse(body)) == body
     return as_dict(resource(CLUSTER, f"{HOST}|8033", body))
 
 

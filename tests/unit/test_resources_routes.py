@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 
 from tests.resources_pictures import (
     HOST,
@@ -36,8 +37,10 @@ from xds_server.mesh.model import (
     StringMatch,
     Tls,
 )
+from xds_server.resources.actions import RouteTimes
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.resources.domains import intersection, matches
+from xds_server.resources.routes import Claim, RouteEncoder, claimed
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 if TYPE_CHECKING:
@@ -173,6 +176,20 @@ def test_one_domain_claimed_twice_is_merged_in_order_of_name() -> None:
     hosts = one(catalog, ROUTE, "gateway|8008")["virtual_hosts"]
     assert [each["domains"] for each in hosts] == [["a", "a2"], ["b"], ["both"]]
     assert [each["name"] for each in hosts[2]["routes"]] == ["ns/a/default", "ns/b/default"]
+
+
+def test_the_spliced_bytes_are_the_librarys_own_and_remembered_routes_do_not_show() -> None:
+    first = virtual_service(route(name="1"), route(name="2", timeout=5), name="ns/a", hosts=("a", "b"))
+    second = virtual_service(route(name="3", header_to_key=()), name="ns/b", hosts=("b", "*"))
+    encoder = RouteEncoder(RouteTimes())
+    bodies = []
+    for owners in ((first,), (first, second), (second,)):
+        domains = claimed((Claim(owner.hosts, owner) for owner in owners), 8008)
+        bodies.append(encoder.encode("gateway|8008", 8008, domains).body)
+        assert bodies[-1] == RouteEncoder(RouteTimes()).encode("gateway|8008", 8008, domains).body
+        assert bodies[-1] == bytes(RouteConfiguration.parse(bodies[-1]))
+        encoder = encoder.successor()
+    assert len(set(bodies)) == 3
 
 
 def test_a_virtual_service_without_a_route_on_the_port_claims_nothing_there() -> None:

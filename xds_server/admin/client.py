@@ -13,7 +13,6 @@ from rich.console import Console
 
 from xds_server.admin import tables
 from xds_server.admin.ask import AskError, RefusedError, UnreachableError, UsageError, ask
-from xds_server.moves.mover import RUNTIME_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +21,9 @@ EXIT_DONE = 0
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
+
+RUNTIME_LIMIT = 300.0
+"""Seconds that the runtime has for a load or an unload, and again to report it."""
 
 _MARGIN = 15.0
 """Seconds that an answer may take beyond the waits that were asked for."""
@@ -96,6 +98,7 @@ def unload(
         "drain": drain,
         "timeout": timeout,
         "force": force,
+        "runtime_timeout": RUNTIME_LIMIT,
     }
 
     def run() -> None:
@@ -103,7 +106,7 @@ def unload(
             admin,
             "/v1/unloads",
             body,
-            settle + drain + timeout + RUNTIME_TIMEOUT,
+            settle + drain + timeout + 2 * RUNTIME_LIMIT,
             f"unloading {model} on {endpoint}: acknowledgements, {settle + drain:g} s, the runtime",
         )
         seconds = done["seconds"]
@@ -119,14 +122,14 @@ def unload(
 
 def load(admin: str, model: str, endpoint: str, *, service: str | None, timeout: float) -> int:
     """Load a model on a replica; returns when every connected Envoy routes to it. Times in seconds."""
-    body = _body(model, endpoint, service) | {"timeout": timeout}
+    body = _body(model, endpoint, service) | {"timeout": timeout, "runtime_timeout": RUNTIME_LIMIT}
 
     def run() -> None:
         done = _move(
             admin,
             "/v1/loads",
             body,
-            timeout + RUNTIME_TIMEOUT,
+            timeout + 2 * RUNTIME_LIMIT,
             f"loading {model} on {endpoint}: the runtime, READY, every Envoy's acknowledgement",
         )
         seconds = done["seconds"]

@@ -29,13 +29,17 @@ class Problem:
     line: int = 0
 
     def __str__(self) -> str:
-        """`FILE:LINE: document N (SUBJECT), FIELD: found ...; expected ...`, without what is not known."""
+        """`FILE:LINE: document N (SUBJECT), FIELD: found ...; expected ...`, without what is not known.
+
+        One printable line, whatever the document holds.
+        """
         where = self.file + (f":{self.line}" if self.line else "")
         document = f"document {self.document}" if self.document else ""
         if self.subject:
             document += f" ({self.subject})"
         place = ", ".join(part for part in (document, self.field) if part)
-        return ": ".join(p for p in (where, place, f"found {self.found}; expected {self.expected}") if p)
+        line = ": ".join(p for p in (where, place, f"found {self.found}; expected {self.expected}") if p)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
     def __lt__(self, other: Problem) -> bool:
         """In the order of reading: file, document, line."""
@@ -105,7 +109,7 @@ def describe(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         shown = value if len(value) <= _LONGEST else value[:_LONGEST] + "..."
-        return '"' + shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, list):
         return "an empty list" if not value else f"a list of {len(value)}"
     if isinstance(value, dict):

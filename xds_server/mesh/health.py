@@ -52,7 +52,7 @@ class CommonFailure:
     """The latest stretch in which no endpoint of a pool that had ever answered did answer.
 
     It lasts from `begin` (when the last one began to fail) to `end` (when the first one answered again,
-    infinity while it lasts); it is empty unless begin < end. `worked` is when the pool last answered
+    infinity while it lasts). `worked` is when the pool last answered
     before, as far as any endpoint tells, also one that has since been removed.
     """
 
@@ -72,15 +72,15 @@ class CommonFailure:
                 continue
             start, stop = record.gap if record.failure is None else (record.failure.since, inf)
             begin, end = max(begin, start), min(end, stop)
-        return cls(begin, end, worked if end == inf else -inf)
+        return cls(begin, end, worked if end == inf else -inf) if begin < end else NO_COMMON_FAILURE
 
     def holds(self, failure: Failure, window: float) -> bool:
         """Whether an endpoint's run of failures is part of it, and was not confirmed after its end."""
-        return (
-            self.begin < self.end
-            and failure.last <= self.end
-            and failure.since >= max(self.begin, self.worked) - window
-        )
+        return failure.last <= self.end and failure.since >= max(self.begin, self.worked) - window
+
+
+NO_COMMON_FAILURE = CommonFailure(inf, -inf, -inf)
+"""One value for all that is none, so that a change from one to another is no change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import ModelState
-from xds_server.mesh.health import CommonFailure, Tolerance, Verdict, judge, tolerance
+from xds_server.mesh.health import NO_COMMON_FAILURE, CommonFailure, Tolerance, Verdict, judge, tolerance
 from xds_server.mesh.model import (
     Endpoint,
     EndpointId,
@@ -26,14 +26,12 @@ from xds_server.mesh.places import addresses, normalised
 from xds_server.mesh.status import EndpointStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from xds_server.mesh.facts import Facts
 
 STATIC_SOURCE = "static"
 """The source shown for models that a pool lists itself."""
-
-_NOT_COMMON = CommonFailure(inf, -inf, -inf)
 
 
 class ServiceView:
@@ -59,7 +57,7 @@ class ServiceView:
         self._endpoints = {endpoint.id: endpoint for endpoint in sorted(endpoints, key=lambda e: e.id)}
         self._limits: Tolerance | None = tolerance(pool.discovery) if pool else None
         self._static = _static_models(pool, self._endpoints.values())
-        self._common = _NOT_COMMON
+        self._common = NO_COMMON_FAILURE
         self._turned = True
         self._fresh = True
         self._touched: set[EndpointId] = set()
@@ -91,7 +89,7 @@ class ServiceView:
         if endpoint not in self._endpoints:
             return False
         if not self._turned and self._place(endpoint) is self._placed.get(endpoint):
-            return endpoint in self._touched
+            return False
         self._touched.add(endpoint)
         return True
 
@@ -100,13 +98,20 @@ class ServiceView:
         if self._turned:
             self._turned = False
             common = self._common_failure()
-            if self._fresh or common != self._common:
+            if common != self._common:
+                self._common = common
                 self._touched.update(self._endpoints)
-            self._common, self._fresh = common, False
-        for endpoint in self._touched:
-            self._placed[endpoint] = self._place(endpoint)
+        changed = self._fresh
+        if self._fresh:
+            self._fresh = False
+            self._placed = {endpoint: self._place(endpoint) for endpoint in self._endpoints}
+        else:
+            for endpoint in self._touched:
+                placed = self._place(endpoint)
+                changed = changed or placed is not self._placed[endpoint]
+                self._placed[endpoint] = placed
         self._touched.clear()
-        return self._compose()
+        return self._compose(changed=changed)
 
     @property
     def picture(self) -> ServicePicture:
@@ -119,23 +124,21 @@ class ServiceView:
         """Every endpoint with what is known of it, sorted by id. Only after `settle`."""
         return tuple(self._status(endpoint) for endpoint in self._endpoints.values())
 
-    def _compose(self) -> bool:
-        placed = tuple(self._placed[endpoint] for endpoint in self._endpoints)
+    def _compose(self, *, changed: bool) -> bool:
+        """Make a new picture if one is needed. `changed`: the placed endpoints may be other objects."""
         known = self._limits is None or not self._endpoints or self._facts.worked(self._service.host) > -inf
         before = self._picture
-        if (
-            before is not None
-            and _same(before.endpoints, placed)
-            and (before.known, before.service, before.policy, before.pool)
-            == (known, self._service, self._policy, self._pool)
-        ):
+        if before is not None and before.known == known and not changed:
             return False
-        self._picture = ServicePicture(self._service, placed, self._policy, self._pool, known)
+        after = ServicePicture(self._service, tuple(self._placed.values()), self._policy, self._pool, known)
+        if before == after:
+            return False
+        self._picture = after
         return True
 
     def _common_failure(self) -> CommonFailure:
         if self._limits is None:
-            return _NOT_COMMON
+            return NO_COMMON_FAILURE
         records = map(self._facts.record, self._endpoints)
         return CommonFailure.of(records, self._facts.worked(self._service.host))
 
@@ -168,15 +171,6 @@ class ServiceView:
             reported_at=record.reported_at if record else None,
             failure=record.failure if record else None,
         )
-
-
-def _same(before: Sequence[PlacedEndpoint], after: Sequence[PlacedEndpoint]) -> bool:
-    """Whether both hold the same objects; an equal endpoint always is the same object."""
-    return len(before) == len(after) and all(map(_is, before, after))
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def _static_models(pool: Pool | None, endpoints: Iterable[Endpoint]) -> Mapping[EndpointId, tuple[str, ...]]:

@@ -94,7 +94,7 @@ async def acknowledged(
     *,
     timeout: float,  # noqa: ASYNC109 - the error names who is late, which a caller's timeout could not
     watch: Watch,
-    return_limit: float = RETURN_LIMIT,
+    return_limit: float,
 ) -> Acknowledged:
     """Wait until every client subscribed to `assignments` has acknowledged them as of `serial`.
 

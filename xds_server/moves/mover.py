@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from xds_server.moves import places
-from xds_server.moves.acknowledged import Acknowledged, Watch, acknowledged
+from xds_server.moves.acknowledged import RETURN_LIMIT, Acknowledged, Watch, acknowledged
 from xds_server.moves.errors import (
     CancelledMoveError,
     NotAcknowledgedError,
@@ -79,6 +79,7 @@ class Mover:
         assignments: the names of the endpoint assignments (EDS) that a service is made into.
         runtimes: who loads and unloads; the Open Inference Protocol over HTTP unless told otherwise.
         clock: seconds since the epoch.
+        return_limit: seconds that an Envoy which left is given to come back; see RETURN_LIMIT.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Mover:
         *,
         runtimes: Runtimes | None = None,
         clock: Callable[[], float] = time.time,
+        return_limit: float = RETURN_LIMIT,
     ) -> None:
         self._mesh = mesh
         self._hub = hub
@@ -98,6 +100,7 @@ class Mover:
         self._poller = poller
         self._assignments = assignments
         self._runtimes: Runtimes = OpenInferenceRuntimes() if runtimes is None else runtimes
+        self._return_limit = return_limit
         self._holds = Holds(mesh, publisher, clock)
         self._unloading: set[asyncio.Task[WithdrawSeconds]] = set()
         self._log = structlog.get_logger("moves")
@@ -313,7 +316,9 @@ class Mover:
     ) -> Acknowledged:
         serial = self._publisher.flush()
         names = self._assignments(endpoint.id.service)
-        return await acknowledged(self._hub, names, serial, timeout=timeout, watch=watch)
+        return await acknowledged(
+            self._hub, names, serial, timeout=timeout, watch=watch, return_limit=self._return_limit
+        )
 
     async def _unload_at_runtime(
         self, hold: Hold, pool: Pool, acknowledged_at: float, limit: float

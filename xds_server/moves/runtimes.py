@@ -46,5 +46,8 @@ def _translated(
     error: open_inference.RuntimeRefusedError | open_inference.RuntimeUnreadableError,
 ) -> RuntimeRefusedError | RuntimeSilentError:
     """A refusal is certain; after a silence nobody knows whether the runtime goes on with it."""
-    silent = isinstance(error, open_inference.RuntimeUnreadableError) and error.kind is FailureKind.TIMEOUT
-    return RuntimeSilentError(str(error)) if silent else RuntimeRefusedError(str(error))
+    if isinstance(error, open_inference.RuntimeRefusedError):
+        return RuntimeRefusedError(str(error))
+    if error.kind is FailureKind.TIMEOUT:
+        return RuntimeSilentError(str(error))
+    return RuntimeRefusedError(f"the runtime gives no usable answer: {error}")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import MESH_GATEWAY
 from xds_server.resources.actions import RouteTimes
-from xds_server.resources.clusters import encode_cluster
+from xds_server.resources.clusters import ClusterEncoder
 from xds_server.resources.endpoints import AssignmentEncoder
 from xds_server.resources.fronts import Front, gateway_fronts, sidecar_fronts
 from xds_server.resources.parts import resource
+from xds_server.resources.routes import RouteEncoder
 from xds_server.resources.shards import Shard, shards_of
 from xds_server.resources.views import FrontResources, KnownTypes, ShardResources, ViewCatalog
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
@@ -52,12 +53,15 @@ class Builder:
         self._encoded_fronts: dict[str, tuple[Front, ...]] = {}
         self._fronts: dict[str, tuple[FrontResources, ...]] = {}
         self._known_types: KnownTypes = {}
+        self._clusters = ClusterEncoder()
+        self._routes = RouteEncoder(options.times)
 
     def build(self, routing: Routing, services: Mapping[str, ServicePicture], serial: int) -> ViewCatalog:
         """Build the catalog of publication `serial`. The cost is that of what changed since the last."""
+        self._refresh_routing(routing)
         self._services = {host: self._service(host, services[host]) for host in sorted(services)}
         shards = {shard: made for state in self._services.values() for shard, made in state.resources.items()}
-        self._refresh_fronts(routing, shards)
+        self._refresh_fronts(shards)
         return ViewCatalog(serial, routing, self._fronts, shards, self._known_types)
 
     def assignments(self, host: str) -> tuple[str, ...]:
@@ -87,15 +91,20 @@ class Builder:
         port = picture.service.port(shard.port)
         if port is None:
             raise ValueError(f"{shard.name}: {picture.service.host} has no port {shard.port}")
-        body = encode_cluster(shard, port, picture.policy, picture.pool)
+        body = self._clusters.encode(shard, port, picture.policy, picture.pool)
         return _kept(resource(CLUSTER, shard.name, body), before.cluster if before is not None else None)
 
-    def _refresh_fronts(self, routing: Routing, shards: Mapping[Shard, ShardResources]) -> None:
-        if self._routing is not routing and self._routing != routing:
-            self._encoded_fronts = self._encode_fronts(routing)
-            # Entitlements may have ended with their gateways: forget what was remembered for them.
-            self._known_types = {}
+    def _refresh_routing(self, routing: Routing) -> None:
+        """Encode listeners and routes again if the documents changed, and forget what the old ones needed."""
+        if self._routing is routing or self._routing == routing:
+            return
         self._routing = routing
+        self._clusters = ClusterEncoder()
+        self._routes = self._routes.successor()
+        self._encoded_fronts = self._encode_fronts(routing)
+        self._known_types = {}
+
+    def _refresh_fronts(self, shards: Mapping[Shard, ShardResources]) -> None:
         before = self._fronts
         self._fronts = {}
         for name, fronts in self._encoded_fronts.items():
@@ -103,12 +112,12 @@ class Builder:
             self._fronts[name] = tuple(_front(each, shards, known.get(each.port)) for each in fronts)
 
     def _encode_fronts(self, routing: Routing) -> dict[str, tuple[Front, ...]]:
-        times, access_log = self._options.times, self._options.access_log
+        routes, access_log = self._routes, self._options.access_log
         fronts = {
-            gateway.name: gateway_fronts(gateway, routing, times, access_log=access_log)
+            gateway.name: gateway_fronts(gateway, routing, routes, access_log=access_log)
             for gateway in routing.gateways
         }
-        fronts[MESH_GATEWAY] = sidecar_fronts(routing, times, access_log=access_log)
+        fronts[MESH_GATEWAY] = sidecar_fronts(routing, routes, access_log=access_log)
         return fronts
 
 

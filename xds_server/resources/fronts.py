@@ -18,13 +18,12 @@ from xds_server.mesh.model import (
 )
 from xds_server.resources import domains, names
 from xds_server.resources.listeners import encode_gateway, encode_sidecar
-from xds_server.resources.routes import Claim, EncodedRoutes, claimed, encode_routes
+from xds_server.resources.routes import Claim, EncodedRoutes, RouteEncoder, claimed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xds_server.mesh.model import Gateway, GatewayServer, Routing, Service
-    from xds_server.resources.actions import RouteTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Front:
 
 
 def gateway_fronts(
-    gateway: Gateway, routing: Routing, times: RouteTimes, *, access_log: bool
+    gateway: Gateway, routing: Routing, encoder: RouteEncoder, *, access_log: bool
 ) -> tuple[Front, ...]:
     """Make a gateway's fronts, sorted by port."""
     attached = [each for each in routing.virtual_services if gateway.name in each.gateways]
@@ -49,13 +48,13 @@ def gateway_fronts(
     for port, server in sorted(by_port.items()):
         name = names.gateway_listener(port)
         claims = (Claim(domains.intersection(each.hosts, server.hosts), each) for each in attached)
-        routes = encode_routes(name, port, claimed(claims, port), times)
+        routes = encoder.encode(name, port, claimed(claims, port))
         listener = encode_gateway(name, port, server.tls, access_log=access_log)
         fronts.append(Front(port, name, listener, routes))
     return tuple(fronts)
 
 
-def sidecar_fronts(routing: Routing, times: RouteTimes, *, access_log: bool) -> tuple[Front, ...]:
+def sidecar_fronts(routing: Routing, encoder: RouteEncoder, *, access_log: bool) -> tuple[Front, ...]:
     """Make a sidecar's fronts: one for each port number that any service has, sorted."""
     attached = [each for each in routing.virtual_services if MESH_GATEWAY in each.gateways]
     by_port: dict[int, list[Service]] = {}
@@ -65,7 +64,7 @@ def sidecar_fronts(routing: Routing, times: RouteTimes, *, access_log: bool) -> 
     fronts = []
     for port, services in sorted(by_port.items()):
         name = names.sidecar_listener(port)
-        routes = encode_routes(name, port, _sidecar_domains(port, services, attached, routing), times)
+        routes = encoder.encode(name, port, _sidecar_domains(port, services, attached, routing))
         fronts.append(Front(port, name, encode_sidecar(name, port, access_log=access_log), routes))
     return tuple(fronts)
 

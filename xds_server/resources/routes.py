@@ -15,6 +15,7 @@ from xds_server.resources import names
 from xds_server.resources.actions import RouteTimes, action, header_mapping
 from xds_server.resources.matches import route_match
 from xds_server.resources.shards import Shard
+from xds_server.wire import field, string
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
 """The filter's name in the chain; a route's own rules are given under it."""
+
+
+RouteKey = tuple[str, int, "Route", "RouteMatch | None"]
+"""What a route's bytes depend on: its virtual service's name, its place there, itself and the match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +60,56 @@ def claimed(claims: Iterable[Claim], port: int) -> dict[str, tuple[VirtualServic
     return {domain: tuple(by_domain[domain]) for domain in sorted(by_domain)}
 
 
-def encode_routes(
-    name: str, port: int, domains: Mapping[str, Sequence[VirtualService]], times: RouteTimes
-) -> EncodedRoutes:
-    """Encode the route configuration of the listener on `port`. Equal owners share a virtual host."""
-    together: dict[tuple[str, ...], list[str]] = {}
-    for domain in sorted(domains):
-        together.setdefault(tuple(each.name for each in domains[domain]), []).append(domain)
-    virtual_hosts = []
-    uses: set[Shard] = set()
-    for hosts in sorted(together.values()):
-        owners = domains[hosts[0]]
-        virtual_hosts.append(
-            route_v3.VirtualHost(
-                # Unique in the configuration, because each domain is in one virtual host.
-                name=hosts[0],
-                domains=hosts,
-                routes=[made for owner in owners for made in _routes(owner, port, times)],
-            )
-        )
+class RouteEncoder:
+    """Encodes route configurations; `known` holds what an earlier encoder has encoded already.
+
+    The tests hold the joined bytes equal to the library's own.
+    """
+
+    def __init__(self, times: RouteTimes, known: Mapping[RouteKey, bytes] | None = None) -> None:
+        self._times = times
+        self._known = known or {}
+        self._encoded: dict[RouteKey, bytes] = {}
+
+    def successor(self) -> RouteEncoder:
+        """Begin anew for changed documents: unchanged routes are not encoded again, others are forgotten."""
+        return RouteEncoder(self._times, self._encoded)
+
+    def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
+        """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
+        together: dict[tuple[str, ...], list[str]] = {}
+        for domain in sorted(domains):
+            together.setdefault(tuple(each.name for each in domains[domain]), []).append(domain)
+        parts = [string(1, name)]
+        uses: set[Shard] = set()
+        for hosts in sorted(together.values()):
+            owners = domains[hosts[0]]
+            # Its name is unique in the configuration, because each domain is in one virtual host.
+            virtual_host = bytes(route_v3.VirtualHost(name=hosts[0], domains=hosts))
+            parts.append(field(2, virtual_host + b"".join(self._routes(owners, port))))
+            uses.update(*(_uses(owner, port) for owner in owners))
+        parts.append(bytes(route_v3.RouteConfiguration(ignore_port_in_host_matching=True)))
+        return EncodedRoutes(name, b"".join(parts), frozenset(uses))
+
+    def _routes(self, owners: Sequence[VirtualService], port: int) -> Iterable[bytes]:
         for owner in owners:
-            for route, _, _ in _matching(owner, port):
-                uses.update(_uses(route))
-    message = route_v3.RouteConfiguration(
-        name=name, virtual_hosts=virtual_hosts, ignore_port_in_host_matching=True
-    )
-    return EncodedRoutes(name, bytes(message), frozenset(uses))
+            for route, match, index in _matching(owner, port):
+                yield field(3, self._route(owner, route, match, index))
+
+    def _route(self, owner: VirtualService, route: Route, match: RouteMatch | None, index: int) -> bytes:
+        key = (owner.name, index, route, match)
+        encoded = self._encoded.get(key) or self._known.get(key)
+        if encoded is None:
+            mapping = header_mapping(route.header_to_key)
+            message = route_v3.Route(
+                name=names.route(owner.name, route.name, index),
+                match=route_match(match),
+                route=action(route, self._times),
+                typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
+            )
+            encoded = bytes(message)
+        self._encoded[key] = encoded
+        return encoded
 
 
 def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMatch | None, int]]:
@@ -93,16 +122,7 @@ def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMa
                 yield route, match, index
 
 
-def _routes(owner: VirtualService, port: int, times: RouteTimes) -> Iterable[route_v3.Route]:
-    for route, match, index in _matching(owner, port):
-        mapping = header_mapping(route.header_to_key)
-        yield route_v3.Route(
-            name=names.route(owner.name, route.name, index),
-            match=route_match(match),
-            route=action(route, times),
-            typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
-        )
-
-
-def _uses(route: Route) -> set[Shard]:
-    return {Shard(each.host, each.port) for each in route.destinations}
+def _uses(owner: VirtualService, port: int) -> set[Shard]:
+    return {
+        Shard(each.host, each.port) for route, _, _ in _matching(owner, port) for each in route.destinations
+    }

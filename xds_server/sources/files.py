@@ -109,7 +109,6 @@ class FilesSource:
             step=SETTLED_MS,
             rust_timeout=int(CHECK_EVERY * 1000),
             yield_on_timeout=True,
-            raise_interrupt=False,
         )
         try:
             async with aclosing(notices):

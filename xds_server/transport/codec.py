@@ -19,8 +19,9 @@ from xds_server.xds.model import Node
 if TYPE_CHECKING:
     from xds_server.xds.model import Resource
 
-_NODE = 1
-"""The field of `node` in both kinds of request."""
+_SOTW_NODE = 2
+_DELTA_NODE = 1
+"""The field of `node` in the two kinds of request."""
 
 _NODE_EXTENSIONS = 9
 """The field of a Node that lists every extension built into Envoy: 10 kB that nobody reads here."""
@@ -32,7 +33,7 @@ def parse_request(data: bytes, *, with_node: bool) -> Request:
     `with_node` False skips the node: it is large, and counts in the first request only.
     """
     try:
-        node, rest = _split(data)
+        node, rest = _split(data, _SOTW_NODE)
         message = DiscoveryRequest.parse(rest)
         return Request(
             type_url=message.type_url,
@@ -49,7 +50,7 @@ def parse_request(data: bytes, *, with_node: bool) -> Request:
 def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
     """Read a DeltaDiscoveryRequest; ProtocolError if it is none. `with_node` as in parse_request."""
     try:
-        node, rest = _split(data)
+        node, rest = _split(data, _DELTA_NODE)
         message = DeltaDiscoveryRequest.parse(rest)
         return DeltaRequest(
             type_url=message.type_url,
@@ -75,12 +76,12 @@ def _node(data: bytes) -> Node:
     return Node(message.id, message.cluster, texts)
 
 
-def _split(data: bytes) -> tuple[bytes | None, bytes]:
-    """A request's node, and the request without it."""
+def _split(data: bytes, node_field: int) -> tuple[bytes | None, bytes]:
+    """A request's node, still encoded, and the request without it."""
     nodes: list[bytes] = []
     rest: list[bytes] = []
     for number, raw, payload in wire.fields(data):
-        if number == _NODE:
+        if number == node_field:
             nodes.append(payload)
         else:
             rest.append(raw)

@@ -63,6 +63,12 @@ def removal_waits(watches: Mapping[str, Watch], snapshot: Snapshot) -> bool:
     return False
 
 
+def cluster_remains(assignment: str, watches: Mapping[str, Watch]) -> bool:
+    """Whether the client still has the cluster whose assignment is gone. It asks no more once it has not."""
+    clusters = watches.get(CLUSTER)
+    return clusters is not None and clusters.ledger.has(assignment)
+
+
 def routes_unknown(watch: Watch, name: str, watches: Mapping[str, Watch]) -> bool:
     """Whether a cluster from an earlier stream may have routes of which this stream has not yet heard."""
     return name in watch.inherited and ROUTE not in watches

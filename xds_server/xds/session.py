@@ -185,6 +185,8 @@ class Session:
             return False
         if resource is not None:
             waits = order.waits(watch, resource, self.watches, self.snapshot)
+        elif watch.type_url == ENDPOINT:
+            return order.cluster_remains(name, self.watches)
         elif watch.type_url != CLUSTER or not watch.ledger.has(name):
             return False
         elif order.removal_waits(self.watches, self.snapshot):

@@ -176,10 +176,9 @@ class RouteDestinationPart(Part):
 
 def _retry_on(value: object) -> str:
     conditions = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
-    if not conditions or any(condition not in RETRY_ON for condition in conditions):
-        raise expected(
-            f"conditions separated by commas, each of them {join_or(list(RETRY_ON), len(RETRY_ON))}"
-        )
+    if not conditions or any(c not in RETRY_ON and not re.fullmatch("[45][0-9]{2}", c) for c in conditions):
+        names = join_or(list(RETRY_ON), len(RETRY_ON))
+        raise expected(f"conditions separated by commas, each a status code from 400 to 599, {names}")
     return ",".join(conditions)
 
 
