@@ -241,7 +241,7 @@ def test_a_closed_session_reads_nothing(scene: Scene) -> None:
 
 
 def test_a_slow_client_costs_one_merged_response_and_delays_nobody(scene: Scene) -> None:
-    scene.world.eds.update({f"s{n}": "0" for n in range(10)})
+    scene.world.eds.update({f"s{n}": "first" for n in range(10)})
     scene.publish()
     slow, quick = scene.peer(), scene.peer()
     stuck = only(slow.ask(ENDPOINT, *scene.world.eds))

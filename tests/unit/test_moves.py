@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from moves_world import HOST, OTHER, FakeEnvoy, World, configuration, refused
 
 from xds_server.mesh.events import FailureKind
@@ -27,6 +30,7 @@ from xds_server.moves.errors import (
     WithdrawnError,
 )
 from xds_server.moves.mover import Mover
+from xds_server.moves.ports import Withdrawn
 
 NOW = {"settle": 0.0, "drain": 0.0}
 
@@ -469,3 +473,48 @@ def test_the_real_runtimes_are_the_default(world: World) -> None:
 async def test_a_timeout_of_the_runtime_counts_its_models_for_a_while(world: World) -> None:
     world.fail(2, FailureKind.TIMEOUT, "no answer within 2 s")
     assert (await world.mover.withdraw("m", world.at(1), **NOW)).model == "m"
+
+
+# Whatever is asked for at the same time
+
+
+class Asked(NamedTuple):
+    replica: int
+    action: str
+    settle: float
+    give_up_after: float | None
+
+
+ASKED = st.builds(
+    Asked,
+    st.integers(1, 3),
+    st.sampled_from(["withdraw", "unload"]),
+    st.sampled_from([0.0, 0.002]),
+    st.sampled_from([None, 0.0, 0.001]),
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(asked=st.lists(ASKED, min_size=1, max_size=6), silent=st.booleans())
+def test_no_mixture_of_moves_leaves_a_model_without_a_replica(asked: list[Asked], silent: bool) -> None:
+    async def scenario() -> None:
+        world = World().start(m="1,2,3")
+        FakeEnvoy(world, "a").acks = not silent
+
+        async def move(each: Asked) -> object:
+            act = getattr(world.mover, each.action)
+            async with asyncio.timeout(each.give_up_after):
+                return await act("m", world.at(each.replica), settle=each.settle, drain=0.0, timeout=0.02)
+
+        results = await asyncio.gather(*map(move, asked), return_exceptions=True)
+        assert all(isinstance(r, Withdrawn | MoveError | TimeoutError) for r in results), results
+        await world.mover.close()
+        assert any(world.routed(number) for number in (1, 2, 3))
+        standing = {each.id for each in world.mover.withdrawals()}
+        assert standing <= {result.id for result in results if isinstance(result, Withdrawn)}
+        for number in (1, 2, 3):
+            loaded = "m" in world.loaded[world.id(number)]
+            held = any(each.endpoint == world.id(number) for each in world.mover.withdrawals())
+            assert (world.routed(number) == ("m",)) == (loaded and not held)
+
+    asyncio.run(scenario())

@@ -39,6 +39,8 @@ class Display:
         """Shows `what` with a bar until the block ends; yields a function that takes the share done."""
         if not self.console.is_terminal:
             self.console.print(f"  {what} ...", highlight=False)
+            yield lambda _: None
+            return
         with self._progress:
             task: TaskID = self._progress.add_task(what, total=None)
 
@@ -52,7 +54,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line, or several."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def heading(self, number: int, text: str) -> None:
         """The beginning of a step."""

@@ -53,7 +53,7 @@ def tally(
     upstreams: Mapping[str, str] | None = None,
     holders: Mapping[str, Sequence[str]] | None = None,
 ) -> Tally:
-    """Counts. With `upstreams` (label to HOST:PORT) and `holders`, Envoy's own choice is held against them."""
+    """Counts. With `upstreams` (label to HOST:PORT) and `holders`, Envoy's choice is held against them."""
     requests = failed = astray = 0
     examples = []
     for sample in samples:
@@ -115,9 +115,14 @@ class Moves:
     tally: Tally
 
 
+def _percentiles(values: np.ndarray) -> dict[float, float]:
+    found = np.percentile(values, PERCENTILES)
+    return {percentile: float(value) for percentile, value in zip(PERCENTILES, found, strict=True)}
+
+
 @dataclass(frozen=True)
 class Run:
-    """One latency test: when each request was due (s), its latency and how late it left (ms), if forwarded."""
+    """One latency test: when each request was due (s), its latency and how late it left (ms)."""
 
     due: np.ndarray
     latency: np.ndarray
@@ -127,10 +132,11 @@ class Run:
 
     def percentiles(self) -> dict[float, float]:
         """Latencies in milliseconds; 100 is the largest."""
-        return {
-            p: float(value)
-            for p, value in zip(PERCENTILES, np.percentile(self.latency, PERCENTILES), strict=True)
-        }
+        return _percentiles(self.latency)
+
+    def percentiles_late(self) -> dict[float, float]:
+        """How late the generator itself was, in milliseconds, which is part of the latencies."""
+        return _percentiles(self.late)
 
     @property
     def share_forwarded(self) -> float:
@@ -163,6 +169,8 @@ class Results:
 
     runtime: str
     machine: dict[str, str]
+    names: dict[str, str]
+    """HOST:PORT of a replica to what it is called."""
     training: str = ""
     reading: Reading | None = None
     matrix: Matrix | None = None

@@ -59,7 +59,7 @@ async def read_seed(stage: Stage) -> Reading:
 
 
 async def fill_matrix(stage: Stage, advance: Callable[[float], None]) -> Matrix:
-    """Step 2: requests for every model; which replica Envoy sent each to. `advance` is told the share done."""
+    """Step 2: requests for every model; which replica Envoy sent each to. `advance`: the share done."""
     models = list(stage.placement)
     total = EACH * len(models)
     async with stage.client() as client:
@@ -70,7 +70,8 @@ async def fill_matrix(stage: Stage, advance: Callable[[float], None]) -> Matrix:
     for sample in samples:
         counts[sample.model][stage.name(upstreams[sample.label])] += 1
     named = {model: tuple(map(stage.name, replicas)) for model, replicas in stage.placement.items()}
-    return Matrix(stage.options.names, counts, named, tally(samples, upstreams, stage.placement))
+    plain = {model: dict(by_replica) for model, by_replica in counts.items()}
+    return Matrix(stage.options.names, plain, named, tally(samples, upstreams, stage.placement))
 
 
 async def _followed(loop: OpenLoop, total: int, advance: Callable[[float], None]) -> list[Sample]:
@@ -136,7 +137,7 @@ async def _move(stage: Stage, client: Client, move: Move, number: int) -> MoveRe
 
 
 async def compare(stage: Stage, advance: Callable[[str, float], None]) -> Comparison:
-    """Step 4: the latency test, first without subsets, then with them. `advance`: which run, its share done."""
+    """Step 4: the latency test without subsets, then with them. `advance`: which run, its share done."""
     report = stage.options.report
     report.mkdir(parents=True, exist_ok=True)
     await stage.without_subsets(SEED_MODEL)

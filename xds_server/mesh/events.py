@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import Configuration, EndpointId
+if TYPE_CHECKING:
+    from xds_server.mesh.model import Configuration, EndpointId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,13 @@ Names follow Envoy's and Istio's documentation.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_SUBSET_KEY = "modelmesh.asm.alibabacloud.com"
 """The `envoy.lb` metadata key that holds an endpoint's models unless a pool names another."""
@@ -62,7 +65,7 @@ class EndpointId:
 def join_host_port(address: str, port: int) -> str:
     """HOST:PORT; an IPv6 address goes in brackets."""
     try:
-        bracket = ipaddress.ip_address(address).version == 6
+        bracket = isinstance(ipaddress.ip_address(address), ipaddress.IPv6Address)
     except ValueError:
         bracket = False
     return f"[{address}]:{port}" if bracket else f"{address}:{port}"

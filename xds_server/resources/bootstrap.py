@@ -18,6 +18,9 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 MAX_DOWNSTREAM_CONNECTIONS = 50_000
 """For all listeners together. Without a limit Envoy warns that it could run out of file descriptors."""
 
+RECONNECT = {"retry_back_off": {"base_interval": "0.25s", "max_interval": "3s"}}
+"""Envoy's pause before it connects again, jittered: its default of up to 30 s is long after a restart."""
+
 _HEADER = """\
 # Envoy's bootstrap, made by `xds-server bootstrap`. Everything but this comes over xDS from {xds}.
 # Start it with:
@@ -95,7 +98,7 @@ def _dynamic(*, delta: bool) -> dict[str, Any]:
             "api_type": "DELTA_GRPC" if delta else "GRPC",
             "transport_api_version": "V3",
             "set_node_on_first_message_only": True,
-            "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+            "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": RECONNECT}}],
         },
         "cds_config": {"ads": {}, "resource_api_version": "V3"},
         "lds_config": {"ads": {}, "resource_api_version": "V3"},

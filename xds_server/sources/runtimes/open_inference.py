@@ -39,6 +39,8 @@ NEVER_LOADED = "UNAVAILABLE"
 """The state of a row that tells none: Triton's way to list a model that was never loaded."""
 
 _HTTP_OK = 200
+_NO_CONDITIONS = b"{}"
+_JSON = {"Content-Type": "application/json"}
 _CONNECTIONS_PER_RUNTIME = 2
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
@@ -167,7 +169,11 @@ class OpenInferenceClient:
                 async with (
                     _readable(url),
                     self._polls.post(
-                        target, json={}, allow_redirects=False, trace_request_ctx=attempt
+                        target,
+                        data=_NO_CONDITIONS,
+                        headers=_JSON,
+                        allow_redirects=False,
+                        trace_request_ctx=attempt,
                     ) as answer,
                 ):
                     attempt.answered = True
@@ -192,7 +198,7 @@ class OpenInferenceClient:
             async with (
                 asyncio.timeout(timeout),
                 _readable(url),
-                self._moves.post(target, json={}, allow_redirects=False) as answer,
+                self._moves.post(target, data=_NO_CONDITIONS, headers=_JSON, allow_redirects=False) as answer,
             ):
                 body = await _bounded(answer.content, url)
         except TimeoutError:
