@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from xds_server import __version__
+from xds_server.admin.guard import split_address
 from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced
@@ -30,12 +31,15 @@ from xds_server.transport.server import XdsServer
 from xds_server.xds.hub import Hub
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from xds_server.config.problems import Problem
     from xds_server.mesh.events import Event
 
 EXIT_OK = 0
 EXIT_BAD_CONFIGURATION = 1
+EXIT_USAGE = 2
 EXIT_CANNOT_BIND = 3
 EXIT_INTERNAL = 70
 
@@ -53,6 +57,12 @@ class ServeOptions:
     access_log: bool = True
     stop_limit: float = 10.0
     merge_window: float = DEFAULT_WINDOW
+
+
+def steady_clock() -> Callable[[], float]:
+    """Seconds since the epoch that never step: a corrected wall clock must not stretch a grace period."""
+    origin = time.time() - time.monotonic()
+    return lambda: origin + time.monotonic()
 
 
 @dataclass(slots=True)
@@ -73,13 +83,16 @@ class Server:
         self._log = structlog.get_logger("app")
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._expiry: asyncio.TimerHandle | None = None
+        self._clock = steady_clock()
         self.mesh = Mesh(on_change=self._on_change)
         self.hub = Hub(time.monotonic)
         self.builder = Builder(BuildOptions(access_log=options.access_log))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
-        self.poller = Poller(self._emit, on_error=self._fail)
-        self.files = FilesSource(options.config, self._emit, lambda _problems: None)
-        self.mover = Mover(self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments)
+        self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
+        self.files = FilesSource(options.config, self._emit, lambda _problems: None, clock=self._clock)
+        self.mover = Mover(
+            self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments, clock=self._clock
+        )
         self.xds = XdsServer(self.hub, options.xds)
         self.admin = AdminServer(
             AdminState(
@@ -90,6 +103,7 @@ class Server:
                 publisher=self.publisher,
                 poller=self.poller,
                 readiness=self.readiness,
+                clock=self._clock,
             ),
             options.admin,
         )
@@ -156,12 +170,12 @@ class Server:
             self._expiry = None
         deadline = self.mesh.next_deadline()
         if deadline is not None:
-            delay = max(0.0, deadline - time.time())
+            delay = max(0.0, deadline - self._clock())
             self._expiry = asyncio.get_running_loop().call_later(delay, self._expire)
 
     def _expire(self) -> None:
         self._expiry = None
-        self.mesh.expire(time.time())
+        self.mesh.expire(self._clock())
         self._arm_expiry()
 
     def _fail(self, error: BaseException) -> None:
@@ -189,21 +203,24 @@ def _install_signals(stop: asyncio.Event) -> None:
 async def serve(options: ServeOptions) -> int:
     """Run the server until a signal; returns the process's exit code."""
     log = structlog.get_logger("app")
+    for option, address in (("--xds", options.xds), ("--admin", options.admin)):
+        try:
+            split_address(address)
+        except ValueError as error:
+            sys.stderr.write(f"{option}: {error}\n")
+            return EXIT_USAGE
     stop = asyncio.Event()
     _install_signals(stop)
     server = Server(options)
-    await server.files.start()
-    if server.files.problems:
-        count = len(server.files.problems)
-        for problem in server.files.problems:
-            sys.stderr.write(f"{problem}\n")
-        sys.stderr.write(f"{count} error{'s' * (count > 1)} in {options.config}; not started.\n")
-        return EXIT_BAD_CONFIGURATION
     try:
+        await server.files.start()
+        if server.files.problems:
+            _refuse(server.files.problems, options.config)
+            return EXIT_BAD_CONFIGURATION
         try:
             await server.start()
         except OSError as error:
-            log.error("cannot listen", error=str(error))  # noqa: TRY400 - the text says all; no traceback
+            sys.stderr.write(f"cannot listen: {error}\n")
             return EXIT_CANNOT_BIND
         await server.run(stop)
     except Exception:
@@ -211,5 +228,11 @@ async def serve(options: ServeOptions) -> int:
         return EXIT_INTERNAL
     finally:
         await server.close()
-        log.info("stopped")
+    log.info("stopped")
     return EXIT_OK
+
+
+def _refuse(problems: tuple[Problem, ...], directory: Path) -> None:
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    sys.stderr.write(f"{len(problems)} error{'s' * (len(problems) > 1)} in {directory}; not started.\n")

@@ -105,6 +105,24 @@ def test_a_rejected_name_that_is_asked_for_anew_is_sent_again(scene: Scene) -> N
     assert bodies(only(peer.ask(ENDPOINT, "a"))) == {"a": "bad"}
 
 
+def test_a_name_dropped_while_its_answer_was_out_is_not_held_against_the_client(scene: Scene) -> None:
+    fill(scene, ENDPOINT, a="bad")
+    peer = scene.peer()
+    reply = only(peer.ask(ENDPOINT, "a"))
+    peer.ask(ENDPOINT, drop=["a"])
+    peer.nack(reply)
+    assert peer.status(ENDPOINT).state != "ERROR"
+
+
+def test_a_rejected_whole_response_leaves_nothing_to_try_again(sotw: Scene) -> None:
+    sotw.publish()
+    peer = sotw.peer()
+    peer.nack(only(peer.ask(CLUSTER, "*", "b", "c")))
+    assert peer.settle(peer.ask(CLUSTER, "a", drop=["b"])) != []
+    assert peer.take() == []
+    assert peer.status(CLUSTER).state == "SYNCED"
+
+
 def test_a_rejection_without_a_text_is_one(scene: Scene) -> None:
     fill(scene, ENDPOINT, a="bad")
     peer = scene.peer()

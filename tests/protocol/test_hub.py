@@ -13,6 +13,7 @@ from xds_server.xds import hub as hub_module
 from xds_server.xds.messages import DeltaRequest
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node
 from xds_server.xds.session import Session
+from xds_server.xds.status import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,7 +152,7 @@ class TestProgress:
         gone.ask(ENDPOINT, "a")
         gone.session.close()
         progress = scene.hub.progress(ENDPOINT, "a", scene.hub.serial)
-        assert progress == type(progress)()
+        assert progress == Progress()
 
     def test_a_wildcard_counts(self, scene: Scene) -> None:
         scene.world.cds["a"] = "1"
@@ -162,6 +163,12 @@ class TestProgress:
         peer.ack(reply)
         assert scene.hub.progress(CLUSTER, "a", scene.hub.serial).acknowledged == (peer.session.id,)
         assert scene.hub.progress(CLUSTER, "no such", scene.hub.serial).acknowledged == ()
+        del scene.world.cds["a"]
+        scene.publish()
+        reply = only(peer.take())
+        assert scene.hub.progress(CLUSTER, "a", scene.hub.serial).waiting == (peer.session.id,)
+        peer.ack(reply)
+        assert scene.hub.progress(CLUSTER, "a", scene.hub.serial) == Progress()
 
     def test_what_is_not_yet_published_is_waited_for(self, scene: Scene) -> None:
         scene.world.eds["a"] = "1"

@@ -173,6 +173,23 @@ def test_subscribed_again_while_the_answer_is_out_is_sent_again(scene: Scene) ->
     assert names(only(peer.ack(reply))) == ["a"]
 
 
+def test_what_was_dropped_while_its_answer_was_out_is_not_taken_for_held(delta: Scene) -> None:
+    fill(delta, CLUSTER, a="1")
+    peer = delta.peer()
+    reply = only(peer.ask(CLUSTER, "a"))
+    assert peer.ask(CLUSTER, drop=["a"]) == []
+    assert peer.ack(reply) == []
+    assert names(only(peer.ask(CLUSTER, "*"))) == ["a"]
+
+
+def test_the_wildcard_asked_for_again_is_answered_with_everything(scene: Scene) -> None:
+    fill(scene, CLUSTER, a="1", b="1")
+    peer = scene.peer()
+    peer.settle(peer.ask(CLUSTER, "*", "b"))
+    assert peer.settle(peer.ask(CLUSTER, drop=["*"])) == []
+    assert "a" in names(only(peer.settle(peer.ask(CLUSTER, "*"))))
+
+
 def test_delta_answers_a_name_that_is_named_again(delta: Scene) -> None:
     fill(delta, ENDPOINT, a="1")
     peer = delta.peer()

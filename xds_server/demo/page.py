@@ -78,7 +78,7 @@ def _tiles(results: Results) -> str:
     tiles = [
         _tile(str(tally.requests), "requests in all steps"),
         _tile(str(tally.failed), "failed"),
-        _tile(str(tally.astray), "astray: at a replica without their model while subsets were on"),
+        _tile(str(tally.astray), "astray: at a replica without their model"),
     ]
     if results.comparison is not None:
         before, after = results.comparison.before.percentiles(), results.comparison.after.percentiles()

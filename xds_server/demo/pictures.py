@@ -54,7 +54,7 @@ def draw_histogram(comparison: Comparison, path: Path) -> None:
         _milliseconds(axes, "x", edges[0], edges[-1])
         axes.set_xlabel("latency, ms (logarithmic), counted from the moment at which the request was due")
         axes.set_ylabel("requests")
-        axes.legend(frameon=False, loc="center right")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         figure.savefig(path)
         plt.close(figure)
 

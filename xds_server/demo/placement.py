@@ -22,13 +22,13 @@ class Move:
 
 
 def first(models: Sequence[str], replicas: Sequence[str]) -> Placement:
-    """Models dealt out to the replicas in turn; every third one to the next replica as well."""
+    """Models dealt out to the replicas in turn; every third one to a second replica as well."""
     count = len(replicas)
     dealt = {}
     for number, model in enumerate(models):
         held_by = [replicas[number % count]]
         if number % 3 == 2:
-            held_by.append(replicas[(number + 1) % count])
+            held_by.append(replicas[(number + 1 + number // 3 % (count - 1)) % count])
         dealt[model] = tuple(sorted(held_by))
     return dealt
 

@@ -131,13 +131,12 @@ class FilesSource:
         self.problems = loaded.problems
         if loaded.configuration is None:
             self.reloads_failed += 1
-            self._log.error(
-                "documents refused; the last good ones stay in force"
-                if self._configuration is not None
-                else "documents refused",
-                directory=str(self.directory),
-                problems=[str(problem) for problem in loaded.problems],
-            )
+            if self._configuration is not None:
+                self._log.error(
+                    "documents refused; the last good ones stay in force",
+                    directory=str(self.directory),
+                    problems=[str(problem) for problem in loaded.problems],
+                )
             self._on_problems(loaded.problems)
             return
         self.reloads_ok += 1

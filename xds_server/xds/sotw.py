@@ -48,19 +48,19 @@ def shape(
 ) -> Plan | None:
     """Make the next response of what is owed: clusters and listeners whole, other types in part."""
     if watch.whole:
-        return _whole(watch, view) if content or absent or watch.unanswered else None
+        return _whole(watch, absent, view) if content or absent or watch.unanswered else None
     if not content:
         return None
     return Plan(view.version, tuple(content), (), {resource.name: resource.version for resource in content})
 
 
-def _whole(watch: Watch, view: TypeSnapshot) -> Plan:
+def _whole(watch: Watch, absent: Sequence[str], view: TypeSnapshot) -> Plan:
     covered = {name: resource for name, resource in view.resources.items() if watch.subscription.covers(name)}
     for name, resource in watch.retained.items():
         covered.setdefault(name, resource)
     resources = tuple(covered[name] for name in sorted(covered))
     contents = {resource.name: resource.version for resource in resources}
-    for name in watch.ledger.held.keys() | watch.subscription.names:
+    for name in watch.ledger.held.keys() | watch.ledger.rejected.keys() | watch.subscription.names | set(absent):
         contents.setdefault(name, ABSENT)
     return Plan(_version(watch, view), resources, (), contents)
 
