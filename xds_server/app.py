@@ -175,8 +175,11 @@ class Server:
 
     def _expire(self) -> None:
         self._expiry = None
-        self.mesh.expire(self._clock())
-        self._arm_expiry()
+        try:
+            self.mesh.expire(self._clock())
+            self._arm_expiry()
+        except Exception as error:  # noqa: BLE001 - a timer has no caller: without this, no grace would end again
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if not self._failure.done():
@@ -211,6 +214,7 @@ async def serve(options: ServeOptions) -> int:
             return EXIT_USAGE
     stop = asyncio.Event()
     _install_signals(stop)
+    asyncio.get_running_loop().set_exception_handler(_log_unexpected)
     server = Server(options)
     try:
         await server.files.start()
@@ -230,6 +234,13 @@ async def serve(options: ServeOptions) -> int:
         await server.close()
     log.info("stopped")
     return EXIT_OK
+
+
+def _log_unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody awaits (a callback, a forgotten task) is written like everything else, not past the log."""
+    structlog.get_logger("app").error(
+        "unexpected", said=context.get("message"), exc_info=context.get("exception")
+    )
 
 
 def _refuse(problems: tuple[Problem, ...], directory: Path) -> None:

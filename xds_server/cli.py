@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="Envoy's access log: JSON lines with the subset and the replica of each request (stdout)",
     )
     sub.add_argument(
-        "--stop-limit", type=float, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
+        "--stop-limit", type=_seconds, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
     )
     sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     sub.add_argument(
@@ -143,7 +144,7 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "--replicas",
         required=True,
         metavar="HOST:PORT,...",
-        help="the runtimes, each with its Open Inference port",
+        help="the runtimes, each by its IP address and Open Inference port",
     )
     sub.add_argument("--port", type=int, default=8008, help="where the gateway listens (8008)")
 
@@ -198,6 +199,13 @@ def _add_clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sub.add_argument("--force", action="store_true", help="even when no other replica has the model")
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds, 0 or more")
+    return seconds
+
+
 def _admin_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--admin", default=DEFAULT_ADMIN, metavar="HOST:PORT", help=f"the server ({DEFAULT_ADMIN})"
@@ -209,14 +217,14 @@ def _move_options(sub: argparse.ArgumentParser, *, drains: bool = True) -> None:
     sub.add_argument("endpoint", metavar="HOST:PORT", help="the replica, by any of its ports")
     sub.add_argument("--service", metavar="HOST", help="which service, where several have that replica")
     sub.add_argument(
-        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for Envoy's acknowledgement (30)"
+        "--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="for Envoy's acknowledgement (30)"
     )
     if drains:
         sub.add_argument(
-            "--settle", type=float, default=1.0, metavar="SECONDS", help="after the acknowledgement (1)"
+            "--settle", type=_seconds, default=1.0, metavar="SECONDS", help="after the acknowledgement (1)"
         )
         sub.add_argument(
-            "--drain", type=float, default=5.0, metavar="SECONDS", help="for requests under way (5)"
+            "--drain", type=_seconds, default=5.0, metavar="SECONDS", help="for requests under way (5)"
         )
     _admin_option(sub)
 

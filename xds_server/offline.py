@@ -24,7 +24,7 @@ from xds_server.xds.model import Node
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from xds_server.mesh.model import Configuration, ServicePicture
+    from xds_server.mesh.model import Configuration, Routing, ServicePicture
 
 DISCOVER_LIMIT = 5.0
 """Seconds that `render --discover` waits for the runtimes."""
@@ -68,14 +68,22 @@ def _check_with_envoy(mesh: Mesh, envoy_path: str | None) -> int:
         )
     catalog = Builder(BuildOptions()).build(mesh.routing, _shown(mesh), 1)
     failed = False
-    for node in (Node(id="check", cluster="gateway"), Node(id="check", cluster="sidecar")):
+    for node in _nodes(mesh.routing):
         problems = validate_with_envoy(catalog, node, envoy)
         failed = failed or bool(problems)
+        called = ", ".join([node.cluster, *(f"{key}={value}" for key, value in node.labels.items())])
         for problem in problems:
-            sys.stderr.write(f"Envoy ({node.cluster}): {problem}\n")
+            sys.stderr.write(f"Envoy ({called}): {problem}\n")
         if not problems:
-            _say(f"Envoy ({node.cluster}): accepted")
+            _say(f"Envoy ({called}): accepted")
     return 1 if failed else 0
+
+
+def _nodes(routing: Routing) -> list[Node]:
+    """Nodes that between them are sent every listener: one for each selector of a gateway, and a sidecar."""
+    selectors = {tuple(sorted((gateway.selector or {}).items())) for gateway in routing.gateways}
+    gateways = [Node(id="check", cluster="gateway", labels=dict(each)) for each in sorted(selectors)]
+    return [*gateways, Node(id="check", cluster="sidecar")]
 
 
 def render(directory: Path, *, fmt: str, cluster: str, labels: Sequence[str], discover: bool) -> int:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from xds_server.mesh.mesh import Mesh
     from xds_server.resources.builder import Builder
-    from xds_server.resources.views import ViewCatalog
     from xds_server.xds.hub import Hub
 
 DEFAULT_WINDOW = 0.05
@@ -56,8 +55,9 @@ class Publisher:
         self._clock = clock
         self._changed = asyncio.Event()
         self._started = False
+        self._owed = False
+        """What was dirty has been taken, but not been published yet: also after a build that failed."""
         self._log = structlog.get_logger("publisher")
-        self.catalog: ViewCatalog | None = None
         self.publications = 0
         self.last_duration = 0.0
         """Seconds that the last publication took, building included."""
@@ -79,10 +79,8 @@ class Publisher:
         """
         if not self._started:
             raise NotSyncedError("the sources have not been heard yet; try again when /readyz says ready")
-        dirty = self._mesh.take_dirty()
-        if not dirty.services and not dirty.routing:
-            return self._hub.serial
-        return self._publish()
+        self._owed = bool(self._mesh.take_dirty()) or self._owed
+        return self._publish() if self._owed else self._hub.serial
 
     async def run(self) -> None:
         """Publish changes until cancelled."""
@@ -95,11 +93,12 @@ class Publisher:
 
     def _publish(self) -> int:
         begun = self._clock()
+        self._owed = True
         self._mesh.take_dirty()
         serial = self._hub.serial + 1
         catalog = self._builder.build(self._mesh.routing, self._mesh.services(), serial)
         self._hub.publish(catalog)
-        self.catalog = catalog
+        self._owed = False
         self.publications += 1
         self.last_duration = self._clock() - begun
         self._log.debug("published", serial=serial, milliseconds=round(self.last_duration * 1000, 2))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -52,7 +52,7 @@ class Envoy:
             self.stop()
             raise
 
-    def __enter__(self) -> Envoy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +83,7 @@ class Envoy:
         return self._ask("POST", path)
 
     def stats(self, pattern: str = "") -> dict[str, int | str]:
-        """Counters, gauges and texts, by name; histograms as Envoy's text. `pattern`: a regular expression."""
+        """Counters, gauges and texts by name; histograms as Envoy writes them. `pattern` filters names."""
         status, body = self.get(f"/stats?filter={pattern}" if pattern else "/stats")
         assert status == 200, body
         pairs = (line.split(": ", 1) for line in body.splitlines() if ": " in line)

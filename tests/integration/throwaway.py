@@ -1,4 +1,4 @@
-"""A small world of real Envoy messages, and the bootstrap of an Envoy that asks for it in one of four ways."""
+"""A small world of real Envoy messages, and bootstraps that ask for it in each of the four ways."""
 
 from __future__ import annotations
 
@@ -134,7 +134,5 @@ def assignment(name: str, ports: tuple[int, ...]) -> Resource:
     return packed(ENDPOINT, name, bytes(ClusterLoadAssignment.from_dict(document)))
 
 
-def packed(
-    url: str, name: str, body: bytes, requires: frozenset[tuple[str, str]] = frozenset()
-) -> Resource:
+def packed(url: str, name: str, body: bytes, requires: frozenset[tuple[str, str]] = frozenset()) -> Resource:
     return Resource(url, name, body, sha256(body).hexdigest()[:16], requires)

@@ -83,4 +83,3 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-

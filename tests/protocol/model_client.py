@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.xds.hub import Hub
+    from xds_server.xds.model import Node
     from xds_server.xds.session import Session
 
 WHOLE = (CLUSTER, LISTENER)
@@ -188,7 +189,7 @@ class ModelClient:
     def _send(self, request: Request | DeltaRequest) -> None:
         self.session.receive(request)
 
-    def _node(self) -> object:
+    def _node(self) -> Node | None:
         first, self.said_who = not self.said_who, True
         return NODE if first else None
 
@@ -197,6 +198,10 @@ class ModelClient:
     def listen(self) -> int:
         """Take what is there and check it. Returns how many responses came."""
         replies = self.session.take()
+        deadline = self.session.next_deadline()
+        assert deadline is None or deadline > self.hub.clock(), (
+            "a writer would spin on a deadline that is over"
+        )
         for reply in replies:
             interest = self.interests[reply.type_url]
             assert interest.pending is None, "a second response while one is outstanding"

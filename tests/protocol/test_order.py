@@ -108,6 +108,25 @@ def test_a_cluster_stays_while_the_new_routes_are_rejected(scene: Scene) -> None
     assert removed(replies[1]) == ("a",) or names(replies[1]) == ["b"]
 
 
+def test_a_cluster_stays_while_routes_to_it_are_on_their_way_though_they_are_taken_back(scene: Scene) -> None:
+    gateway(scene)
+    scene.world.cds["b"] = "1"
+    scene.publish()
+    peer = scene.peer()
+    peer.settle(peer.ask(CLUSTER))
+    peer.settle(peer.ask(ROUTE, "r"))
+    scene.world.rds["r"] = "to b"
+    scene.publish()
+    to_b = only(peer.take())
+    scene.world.rds["r"] = "1"
+    del scene.world.cds["b"]
+    scene.publish()
+    assert peer.take() == []
+    back = only(peer.ack(to_b))
+    assert bodies(back) == {"r": "1"}
+    assert only(peer.ack(back)).type_url == CLUSTER
+
+
 def test_a_cluster_that_is_back_before_it_was_removed_is_an_ordinary_one(sotw: Scene) -> None:
     gateway(sotw)
     peer = sotw.peer()
@@ -175,6 +194,21 @@ def test_a_whole_response_waits_once_however_many_of_its_parts_wait(sotw: Scene)
     assert names(only(peer.take())) == ["x", "y"]
 
 
+def test_what_was_kept_back_with_a_part_that_has_gone_since_is_not_forgotten(sotw: Scene) -> None:
+    sotw.world.cds["a"] = sotw.world.lds["old"] = "1"
+    sotw.world.requires[LISTENER, "waits"] = [(CLUSTER, "a")]
+    sotw.publish()
+    peer = sotw.peer()
+    peer.settle(peer.ask(LISTENER))
+    peer.ask(CLUSTER)
+    sotw.world.lds["waits"] = sotw.world.lds["new"] = "1"
+    sotw.publish()
+    assert peer.take() == []
+    del sotw.world.lds["waits"]
+    sotw.publish()
+    assert names(only(peer.take())) == ["new", "old"]
+
+
 def test_what_does_not_wait_goes_on_in_delta(delta: Scene) -> None:
     delta.world.cds["a"] = delta.world.lds["free"] = delta.world.lds["waits"] = "1"
     delta.world.requires[LISTENER, "waits"] = [(CLUSTER, "a")]
@@ -185,6 +219,18 @@ def test_what_does_not_wait_goes_on_in_delta(delta: Scene) -> None:
     assert names(listeners) == ["free"]
     assert peer.ack(listeners) == []
     assert names(only(peer.ack(clusters))) == ["waits"]
+
+
+def test_what_is_gone_is_waited_for_no_longer(scene: Scene) -> None:
+    gateway(scene)
+    peer = scene.peer()
+    peer.ask(CLUSTER)
+    assert peer.ask(ROUTE, "r") == []
+    assert peer.session.next_deadline() is not None
+    del scene.world.rds["r"]
+    scene.publish()
+    peer.settle(peer.take())
+    assert peer.session.next_deadline() is None
 
 
 def test_a_rejected_requirement_is_settled(scene: Scene) -> None:

@@ -69,7 +69,7 @@ def test_what_is_held_but_not_asked_for_is_forgotten(delta: Scene) -> None:
     fill(delta, ENDPOINT, a="1", b="1")
     peer = delta.peer()
     assert peer.ask(ENDPOINT, "a", held=versions(delta, ENDPOINT, "a", "b")) == []
-    assert names(only(peer.ask(ENDPOINT, "b"))) == ["b"]
+    assert names(only(peer.ask(ENDPOINT, "*"))) == ["b"]
 
 
 def test_an_assignment_that_is_missing_is_not_removed_while_its_cluster_exists(delta: Scene) -> None:
@@ -115,3 +115,14 @@ def test_a_client_that_asks_for_clusters_alone_is_told_after_a_while(delta: Scen
     delta.clock.advance(scene_time)
     assert removed(only(peer.take())) == ("gone",)
     assert peer.session.next_deadline() is None
+
+
+def test_a_client_that_is_slow_with_its_routes_makes_nobody_spin(delta: Scene) -> None:
+    fill(delta, ROUTE, r="2")
+    peer = delta.peer()
+    assert peer.ask(CLUSTER, held={"gone": "old"}) == []
+    routes = only(peer.ask(ROUTE, "r"))
+    delta.clock.advance(60)
+    assert peer.take() == []
+    assert peer.session.next_deadline() is None
+    assert removed(only(peer.ack(routes))) == ("gone",)

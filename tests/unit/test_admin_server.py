@@ -58,6 +58,8 @@ async def test_ready_names_stale_pools(world: World) -> None:
         assert code == 200
         assert text.startswith("ready\n")
         assert f"stale: {HOST}:" in text
+        world.report(world.id(2))
+        assert await admin.get("/readyz") == (200, "ready\n")
 
 
 async def test_a_withdrawal_over_http(world: World) -> None:
@@ -132,10 +134,11 @@ async def test_a_bad_body_names_its_field(world: World, path: str, document: Any
     assert world.mover.withdrawals() == ()
 
 
-async def test_a_body_that_is_no_json(world: World) -> None:
+@pytest.mark.parametrize("data", [b"model=m", b"\xff", b"[" * 60_000])
+async def test_a_body_that_is_no_json(world: World, data: bytes) -> None:
     async with (
         admin_of(world) as admin,
-        admin.http.post(f"http://{admin.address}/v1/loads", data=b"model=m") as answer,
+        admin.http.post(f"http://{admin.address}/v1/loads", data=data) as answer,
     ):
         assert answer.status == 400
         assert "not JSON" in (await answer.json())["error"]
@@ -229,6 +232,15 @@ async def test_a_foreign_host_is_refused_on_loopback(world: World, host: str) ->
 async def test_loopback_by_any_of_its_names_is_answered(world: World, host: str) -> None:
     async with admin_of(world) as admin:
         assert (await admin.get("/healthz", Host=host))[0] == 200
+
+
+async def test_a_probe_without_a_host_is_answered(world: World) -> None:
+    async with admin_of(world) as admin:
+        reader, writer = await asyncio.open_connection(*guard.split_address(admin.address))
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert b" 200 OK" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1"])

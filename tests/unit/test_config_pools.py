@@ -1,9 +1,12 @@
 """ModelPool: every field, what it becomes, its default, and its place beside a rule."""
 
+from dataclasses import replace
+
 import pytest
 from config_texts import SERVICE, document, errors, load, pool
 
-from xds_server.mesh.model import DEFAULT_SUBSET_KEY, Fallback, OpenInference, StaticModels
+from xds_server.mesh.implied import complete
+from xds_server.mesh.model import DEFAULT_SUBSET_KEY, Fallback, OpenInference, Selector, StaticModels
 
 
 class TestModelPool:
@@ -86,6 +89,17 @@ trafficPolicy:
         )
         configuration = load(tmp_path, SERVICE, document("DestinationRule", self.RULE), pool(text))
         assert configuration.pools[0].not_loaded is Fallback.ANY_ENDPOINT
+
+    def test_a_rule_without_selectors_leaves_them_to_the_pool(self, tmp_path):
+        rule = "host: models\ntrafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}"
+        text = "host: models\nmodels: {openInference: {}}\nonMiss: {notLoaded: ANY_ENDPOINT}"
+        configuration = load(tmp_path, SERVICE, document("DestinationRule", rule), pool(text))
+        assert configuration.policies[0].selectors == ()
+        assert complete([configuration]).policies["models"] == replace(
+            configuration.policies[0],
+            selectors=(Selector((DEFAULT_SUBSET_KEY,), Fallback.ANY_ENDPOINT),),
+            implied_by="ml/models",
+        )
 
     def test_a_pool_beside_selectors_that_have_its_key_among_others(self, tmp_path):
         rule = self.RULE.replace("{keys: [model], fallbackPolicy: ANY_ENDPOINT}, ", "")

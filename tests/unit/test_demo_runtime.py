@@ -192,8 +192,10 @@ async def test_the_repository_refuses_what_is_not_there(folder):
     with pytest.raises(NotReadyError):
         await repository.predict("one", [0.0] * 784)
     await repository.load("one")
-    with pytest.raises(ValueError, match="expected 784 numbers, found 3"):
+    with pytest.raises(ValueError, match="expected 784 finite numbers, found 3"):
         await repository.predict("one", [0.0] * 3)
+    with pytest.raises(ValueError, match="expected 784 finite numbers"):
+        await repository.predict("one", [float("nan")] * 784)
     repository.close()
 
 

@@ -8,6 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from xds_server.demo import train
+from xds_server.demo.models import MODELS
 from xds_server.demo.payload import read_tensor, seed_request
 
 
@@ -57,3 +58,7 @@ def test_images_are_mnist_like_and_the_same_every_time():
     assert images.max() <= 1
     assert np.array_equal(images, train.images(digits, 3, seed=1))
     assert not np.array_equal(images[:5], images[5:10])
+
+
+def test_the_names_are_those_that_are_trained():
+    assert tuple(train.RECIPES) == MODELS

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from xds_server.mesh.implied import complete, may_share_a_node
 from xds_server.mesh.model import (
     DEFAULT_SUBSET_KEY,
+    Balancer,
     Configuration,
+    ConnectionPool,
     Destination,
     Fallback,
     Gateway,
@@ -70,7 +72,18 @@ class TestPolicy:
         policies = routing(pools=(pool(not_loaded=Fallback.ANY_ENDPOINT),)).policies
         assert policies["models"].selectors[0].fallback is Fallback.ANY_ENDPOINT
 
-    def test_a_rule_is_used_as_it_is(self):
+    def test_a_rule_without_selectors_keeps_all_else_and_gets_the_pools(self):
+        limits = ConnectionPool(max_connections=7)
+        rule = Policy("ml/rule", "models", Balancer.ROUND_ROBIN, connection_pool=limits)
+        policies = routing(pools=(pool(not_loaded=Fallback.ANY_ENDPOINT),), policies=(rule,)).policies
+        selector = Selector((DEFAULT_SUBSET_KEY,), Fallback.ANY_ENDPOINT)
+        assert policies == {"models": replace(rule, selectors=(selector,), implied_by="ml/models")}
+
+    def test_a_rule_without_selectors_or_pool_is_used_as_it_is(self):
+        rule = Policy("ml/rule", "other", Balancer.RANDOM)
+        assert routing(pools=(pool(),), policies=(rule,)).policies["other"] == rule
+
+    def test_a_rule_with_selectors_is_used_as_it_is(self):
         rule = Policy("ml/rule", "models", selectors=(Selector(("stage",)),))
         assert routing(pools=(pool(),), policies=(rule,)).policies == {"models": rule}
 
@@ -224,7 +237,11 @@ numbers = st.sampled_from([80, 81, 8033])
 gateway_names = st.sampled_from(["ml/a", "ml/g", "mesh"])
 services = st.builds(lambda host, ports: service(host, *sorted(ports)), hosts, st.sets(numbers, min_size=1))
 pools = st.builds(lambda host, key: pool(host, subset_key=key), hosts, st.sampled_from(["k", "l"]))
-policies = st.builds(lambda host, key: Policy(f"ml/{key}", host, selectors=(Selector((key,)),)), hosts, hosts)
+policies = st.builds(
+    lambda host, keys: Policy(f"ml/{host}", host, selectors=tuple(Selector((key,)) for key in keys)),
+    hosts,
+    st.lists(hosts, max_size=2, unique=True),
+)
 gateways = st.builds(
     lambda name, ports: gateway(name, *sorted(ports)),
     st.sampled_from(["ml/a", "ml/g"]),
@@ -279,10 +296,11 @@ def test_the_order_of_sources_and_within_them_never_matters(data, parts):
 def test_every_pool_with_a_service_can_be_reached_and_is_grouped_by_its_key(parts):
     result = complete(parts)
     routed = {d.host for v in result.virtual_services for r in v.routes for d in r.destinations}
-    written = {policy.host for part in parts for policy in part.policies}
+    written = {policy.host for part in parts for policy in part.policies if policy.selectors}
     for host, found in result.pools.items():
         assert host in routed or host not in result.services
-        assert host in written or (found.subset_key,) == result.policies[host].selectors[0].keys
+        (*_, last) = result.policies[host].selectors
+        assert host in written or last.keys == (found.subset_key,)
 
 
 @given(parts=st.lists(configurations, max_size=2))

@@ -363,6 +363,8 @@ async def test_an_unload_under_way_is_carried_through_without_its_caller(world: 
     await gone.wait()
     await asyncio.sleep(0)
     assert world.mover.withdrawals() == ()
+    counts = world.mover.counts
+    assert (counts.done["unload"], counts.failed["unload"]) == (1, 0)
 
 
 async def test_close_waits_for_unloads_without_callers(world: World) -> None:

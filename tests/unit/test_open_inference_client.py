@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import ssl
 from contextlib import suppress
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +164,39 @@ async def test_a_runtime_that_goes_away_between_two_polls_is_refused():
         with pytest.raises(RuntimeUnreadableError) as caught:
             await client.index(runtime.url, LIMIT)
     assert caught.value.kind is FailureKind.REFUSED
+
+
+@pytest.mark.parametrize(
+    "cause", [ConnectionResetError(errno.ECONNRESET, "reset"), aiohttp.ClientConnectionResetError("closing")]
+)
+async def test_a_connection_that_breaks_while_the_request_is_written_is_refused(monkeypatch, cause):
+    """As aiohttp reports it: the error that carries its own words has no errno where its cause has none."""
+
+    def post(*_, **__):
+        raise aiohttp.ClientOSError(cause.errno, "Can not write request body for URL") from cause
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", post)
+    error = await failure("http://127.0.0.1:1")
+    assert error.kind is FailureKind.REFUSED
+    assert "Can not write" not in str(error)
+
+
+async def test_a_kept_connection_that_breaks_while_the_request_is_written_is_no_refusal(monkeypatch):
+    """It had been closed between two polls: the request goes out again, on a new connection."""
+    async with answering("m") as runtime, OpenInferenceClient() as client:
+        await client.index(runtime.url, LIMIT)
+        write, broken = aiohttp.ClientRequest.write_bytes, []
+
+        async def once(self, writer, *args, **more):
+            if not broken:
+                broken.append(writer)
+                writer.transport.abort()
+                raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+            await write(self, writer, *args, **more)
+
+        monkeypatch.setattr(aiohttp.ClientRequest, "write_bytes", once)
+        assert await client.index(runtime.url, LIMIT) == (ModelState("m", "1"),)
+    assert (len(broken), runtime.connections) == (1, 2)
 
 
 async def test_silence_is_a_timeout():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
@@ -278,6 +279,23 @@ async def test_first_round_waits_for_each_and_gives_up_at_its_limit():
         assert await poller.first_round(LIMIT)
         assert {event.endpoint for event in heard.events} == {A, B}
         assert await poller.first_round(0)
+
+
+async def test_a_first_round_that_is_given_up_leaves_no_error_behind():
+    """A server that is stopped while it starts: what the poller then tells its waiters must be taken."""
+    lost = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: lost.append(context["message"]))
+    async with polling(Heard(), client=FakeClient(takes=60)) as poller:
+        poller.set_targets({A: Target("http://a", 0.01, 1)})
+        waiting = asyncio.create_task(poller.first_round(LIMIT))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    gc.collect()
+    await asyncio.sleep(0)
+    assert lost == []
 
 
 async def test_first_round_does_not_wait_for_what_is_removed():

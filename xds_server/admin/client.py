@@ -6,13 +6,14 @@ Each prints what happened, in words or tables, and returns the process's exit co
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from rich.console import Console
 
 from xds_server.admin import tables
 from xds_server.admin.ask import AskError, RefusedError, UnreachableError, UsageError, ask
+from xds_server.admin.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,13 @@ def status(admin: str, *, as_json: bool) -> int:
 
     def run() -> None:
         answer = ask(admin, "GET", "/status")
+        found: Any = answer.document
+        if not isinstance(found, dict) or not Status.__required_keys__ <= found.keys():
+            raise UnreachableError(f"what answers at {admin} is not an xds-server of this version")
         if as_json:
             sys.stdout.write(answer.text)
         else:
-            tables.show(answer.document, tables.console())
+            tables.show(cast("Status", found), tables.console())
 
     return _guarded(run)
 

@@ -11,15 +11,15 @@ import ipaddress
 from urllib.parse import urlsplit
 
 
-def refusal(bound: str, host: str, origin: str | None) -> str | None:
+def refusal(bound: str, host: str | None, origin: str | None) -> str | None:
     """Why a request is refused, or None.
 
     Args:
         bound: the address that the port is bound to, without the port.
-        host: the request's Host header.
+        host: the request's Host header; None without one (HTTP/1.0 probes), which no browser leaves out.
         origin: its Origin header; browsers send it with whatever is not a plain reading of the same site.
     """
-    if is_loopback(bound) and not is_loopback(_name(host)):
+    if host is not None and is_loopback(bound) and not is_loopback(_name(host)):
         return f"Host {host!r} refused: this port is on loopback and answers to localhost or its address only"
     if origin is not None and origin != f"http://{host}":
         return f"Origin {origin!r} refused: no other site's page may use this port"

@@ -71,8 +71,8 @@ def parse(kind: type[BodyType], raw: bytes) -> BodyType:
     """
     try:
         document: Any = json.loads(raw)
-    except ValueError as error:
-        raise BadRequestError(f"the body is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the body is not JSON that can be read: {error}") from error
     if not isinstance(document, dict):
         raise BadRequestError(
             "the body must be a JSON object with the fields " + ", ".join(kind.model_fields)

@@ -111,7 +111,7 @@ class AdminServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = guard.refusal(self._host, request.host, request.headers.get("Origin"))
+        refusal = guard.refusal(self._host, request.headers.get("Host"), request.headers.get("Origin"))
         if refusal is not None:
             return _error(HTTPStatus.FORBIDDEN, refusal)
         return await handler(request)

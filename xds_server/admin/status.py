@@ -76,8 +76,12 @@ def stale_pools(mesh: Mesh) -> list[str]:
 
 
 def is_stale(statuses: tuple[EndpointStatus, ...]) -> bool:
-    """Whether the last picture of a pool is in force because all of its replicas fail together."""
-    return any(status.health is Health.STALE for status in statuses)
+    """Whether the last picture of a pool is in force because all of its replicas fail together.
+
+    When one answers again, the others stay STALE until their next poll: the pool itself no longer is.
+    """
+    found = {status.health for status in statuses}
+    return Health.STALE in found and Health.OK not in found
 
 
 def _config(files: Files) -> ConfigRecord:

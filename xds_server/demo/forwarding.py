@@ -22,7 +22,10 @@ HOP = "x-forwarded-hop"
 
 SERVED_BY = "x-served-by"
 FORWARDED_BY = "x-forwarded-by"
-REFRESH = 0.5
+NOT_HERE = (400, 404)
+"""How a runtime answers for a model that it has not: unknown or not loaded (404), not ready yet (400)."""
+
+REFRESH = 1.0
 """Seconds between two looks at the other replicas' indexes."""
 
 ANSWER_TIMEOUT = 30.0
@@ -34,16 +37,19 @@ INDEX_TIMEOUT = 5.0
 class Peers:
     """Some replicas (HOST:PORT each) and the models that are READY on each, kept fresh by `run`."""
 
-    def __init__(self, addresses: Iterable[str], session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, addresses: Iterable[str], session: aiohttp.ClientSession, interval: float = REFRESH
+    ) -> None:
         self._ready: dict[str, frozenset[str]] = {address: frozenset() for address in addresses}
         self._session = session
+        self._interval = interval
         self._turn = 0
 
     async def run(self) -> None:
         """Keeps the table fresh until cancelled."""
         while True:
             await self.refresh()
-            await asyncio.sleep(REFRESH)
+            await asyncio.sleep(self._interval)
 
     async def refresh(self) -> None:
         """Asks every replica once. One that cannot be asked is taken to have no model."""
@@ -64,17 +70,22 @@ class Peers:
         """
         if HOP in request.headers:
             return None
-        holders = self.holders(model)
-        if not holders:
+        answer = await self._from_a_holder(model, request, body)
+        if answer is None:
+            # Nobody had it when the table was made, or its holders have lost it since.
             await self.refresh()
-            holders = self.holders(model)
-        for address in holders:
+            answer = await self._from_a_holder(model, request, body)
+        if answer is not None:
+            answer.headers[FORWARDED_BY] = name
+        return answer
+
+    async def _from_a_holder(self, model: str, request: web.Request, body: bytes) -> web.Response | None:
+        for address in self.holders(model):
             try:
                 answer = await hand_on(self._session, address, request, body, {HOP: "1"})
             except (aiohttp.ClientError, TimeoutError):
                 continue
             if answer.status != web.HTTPNotFound.status_code:
-                answer.headers[FORWARDED_BY] = name
                 return answer
         return None
 

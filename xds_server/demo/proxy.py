@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 
+REFRESH = 5.0
+"""Seconds between two looks at the replicas' indexes: MLServer reads its whole repository for each, which
+would weigh on what is measured. An outdated table costs one refused request, which is then forwarded."""
+
+
 class Proxy:
     """The HTTP side of the proxy. `replica` and `peers` are HOST:PORT; the peers are other proxies."""
 
@@ -47,8 +52,8 @@ class Proxy:
     async def _running(self, _: web.Application) -> AsyncIterator[None]:
         async with forwarding.session() as client:
             self._client = client
-            self._own = forwarding.Peers([self._replica], client)
-            self._peers = forwarding.Peers(self._addresses, client)
+            self._own = forwarding.Peers([self._replica], client, REFRESH)
+            self._peers = forwarding.Peers(self._addresses, client, REFRESH)
             tables = [asyncio.create_task(table.run(), name="table") for table in (self._own, self._peers)]
             yield
             for task in tables:
@@ -60,11 +65,13 @@ class Proxy:
         if self._own is None or self._peers is None or self._client is None:
             raise RuntimeError("a request came before the application had started")
         model, body = request.match_info["model"], await request.read()
-        if not self._own.holders(model):
-            response = await self._peers.forward(model, request, body, self._name)
-            if response is not None:
+        if self._own.holders(model):
+            response = await self._to_replica(self._client, request, body)
+            if response.status not in forwarding.NOT_HERE:
                 return response
-        return await self._to_replica(self._client, request, body)
+            await self._own.refresh()
+        forwarded = await self._peers.forward(model, request, body, self._name)
+        return forwarded or await self._to_replica(self._client, request, body)
 
     async def _pass(self, request: web.Request) -> web.Response:
         if self._client is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
+import sklearn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,8 +62,8 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         self._models = {path.parent.name: _Model(path) for path in sorted(folder.glob("*/model.joblib"))}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._computer = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._loader = ThreadPoolExecutor(1, "load", _set_up)
+        self._computer = ThreadPoolExecutor(1, "compute", _set_up)
 
     def index(self) -> list[dict[str, str]]:
         """The repository index: every model of the folder with its state."""
@@ -128,6 +129,11 @@ class Repository:
             raise UnknownModelError(f"model {name} not found") from None
 
 
+def _set_up() -> None:
+    """For each thread: values are checked once, in `_predict`, and not by every estimator again."""
+    sklearn.set_config(assume_finite=True, skip_parameter_validation=True)
+
+
 def _load(path: Path) -> Any:
     estimator = joblib.load(path)
     # The first prediction of a process imports and allocates: that belongs to loading, not to a request.
@@ -137,8 +143,8 @@ def _load(path: Path) -> Any:
 
 def _predict(estimator: Any, values: list[float]) -> Prediction:
     image = np.asarray(values, dtype=np.float32)
-    if image.shape != (PIXELS,):
-        raise ValueError(f"expected {PIXELS} numbers, found {image.size}")
+    if image.shape != (PIXELS,) or not np.isfinite(image).all():
+        raise ValueError(f"expected {PIXELS} finite numbers, found {image.size} values")
     rows = image.reshape(1, PIXELS)
     if hasattr(estimator, "predict_proba"):
         probabilities = estimator.predict_proba(rows)[0]

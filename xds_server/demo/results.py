@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xds_server.demo.forwarding import NOT_HERE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
     from xds_server.demo.requests import Sample
 
 PERCENTILES = (50.0, 75.0, 90.0, 99.0, 99.9, 100.0)
-
-NOT_HERE = (400, 404)
-"""How a runtime answers for a model that it has not: unknown or not loaded (404), not ready yet (400)."""
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 from rich.console import Console
 
-from xds_server.demo import machine, placement, report, steps
+from xds_server.demo import machine, placement, steps
 from xds_server.demo.display import Display, tally_text
-from xds_server.demo.options import MLSERVER, Options, parse
+from xds_server.demo.options import Options, parse
 from xds_server.demo.processes import DemoError, Processes
 from xds_server.demo.results import Results
 from xds_server.demo.stage import Stage, check_ports
@@ -116,27 +118,32 @@ class Runner:
         self._display.comparison(self._results.comparison)
 
     def what_to_try(self) -> None:
-        """The URLs of what is left running."""
+        """The URLs and commands for what is left running."""
         options = self._options
-        payload = (
-            "request.json" if options.runtime == MLSERVER else "xds_server/demo/documents/infer-payload.json"
-        )
-        if options.runtime == MLSERVER:
-            payload = str(options.directory / payload)
-            (options.directory / "request.json").write_bytes(self._stage.body)
-        first, second = options.replicas[0], options.replicas[-1]
+        request = options.directory / "request.json"
+        request.write_bytes(self._stage.body)
+        move = placement.next_move(self._stage.placement, options.replicas, 0)
+        command, admin = _shortest(Path(sys.executable).with_name("xds-server")), f"--admin {options.admin}"
         self._display.say(
             "\n[bold]Everything is left running; Ctrl-C ends it.[/] To try:\n"
-            f"  curl -s -i -H 'model: tf-mnist' -H 'content-type: application/json' -d @{payload} \\\n"
+            f"  curl -s -i -H 'model: tf-mnist' -H 'content-type: application/json' \\\n"
+            f"    -d @{_shortest(request)} \\\n"
             f"    http://{options.gateway}/v2/models/tf-mnist/infer\n"
-            f"  xds-server status --admin {options.admin}\n"
-            f"  xds-server load knn-mnist {first} --admin {options.admin}\n"
-            f"  xds-server unload knn-mnist {second} --admin {options.admin}\n"
-            f"  curl -s http://{options.admin}/status      curl -s http://{options.admin}/metrics\n"
-            f"  curl -s http://{options.envoy_admin}/clusters   (Envoy's own view)\n"
-            f"  documents, reloaded live: {options.directory / 'config'}\n"
-            f"  logs: {options.directory / 'logs'}"
+            f"  {command} status {admin}\n"
+            f"  {command} load {move.model} {move.target} {admin}\n"
+            f"  {command} unload {move.model} {move.source} {admin}\n"
+            f"  curl -s http://{options.admin}/status\n"
+            f"  curl -s http://{options.admin}/metrics\n"
+            f"  curl -s http://{options.envoy_admin}/clusters\n"
+            f"  documents, reloaded live: {_shortest(options.directory / 'config')}\n"
+            f"  logs: {_shortest(options.directory / 'logs')}"
         )
+
+
+def _shortest(path: Path) -> Path:
+    """As one would type it here."""
+    whole = path.absolute()
+    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
 
 
 async def _run(options: Options, display: Display, began: float) -> int:
@@ -151,13 +158,19 @@ async def _run(options: Options, display: Display, began: float) -> int:
             time.time() - began
         )
         with display.running("writing the report"):
-            page = await asyncio.to_thread(report.write, options.report, results)
+            page = await asyncio.to_thread(_write_report, options.report, results)
         display.say(f"\n  report: {page}")
         _conclude(display, results, time.time() - began)
         if options.keep:
             runner.what_to_try()
             await _until_interrupted(processes)
     return 0 if results.tally.clean else ASTRAY
+
+
+def _write_report(directory: Path, results: Results) -> Path:
+    from xds_server.demo import report  # noqa: PLC0415 - matplotlib is slow to import and only needed now
+
+    return report.write(directory, results)
 
 
 def _conclude(display: Display, results: Results, seconds: float) -> None:
@@ -183,8 +196,8 @@ async def _interruptible(options: Options, display: Display, began: float) -> in
     return await _run(options, display, began)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo.
+def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
+    """Runs the demo. `began`: when the process did, in seconds since the epoch; now unless given.
 
     Returns:
         0: every request was answered by a replica that has its model. 1: the demo could not be run.
@@ -192,9 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     display = Display(Console())
-    began = float(os.environ.get(STARTED) or time.time())
+    start = float(os.environ.get(STARTED) or began or time.time())
     try:
-        return asyncio.run(_interruptible(options, display, began))
+        return asyncio.run(_interruptible(options, display, start))
     except DemoError as error:
         display.console.print(f"\n{error}", style="bold red", markup=False, highlight=False)
         return FAILED

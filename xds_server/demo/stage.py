@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from xds_server.demo import documents, placement, train
+from xds_server.demo import documents, placement
 from xds_server.demo.access_log import FLUSH, AccessLog
 from xds_server.demo.admin import Admin, answers, eventually, is_synced, routed
 from xds_server.demo.forwarding import JSON
+from xds_server.demo.models import MODELS
 from xds_server.demo.options import MLSERVER, Options, variable
 from xds_server.demo.payload import as_rest, seed_request
 from xds_server.demo.processes import DemoError, Processes, busy, free_ports
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""A replica computes one request at a time; more threads would take the cores from the others."""
+"""More threads of a replica, or of the training, would only take the cores from the others."""
 
 LOAD_TIMEOUT = 60.0
+
+TRAINING = Path(__file__).with_name("train.py")
+"""Run as a file: MLServer's own environment, which has to do it, does not know this project."""
 
 
 def check_ports(options: Options) -> None:
@@ -50,7 +54,7 @@ class Stage:
         self.options = options
         self.processes = processes
         self.admin = Admin(options.admin, session)
-        self.placement = placement.first(train.model_names(), options.replicas)
+        self.placement = placement.first(MODELS, options.replicas)
         self.body = as_rest(seed_request()) if options.runtime == MLSERVER else seed_request()
         self._session = session
         self._access_log: AccessLog | None = None
@@ -79,7 +83,7 @@ class Stage:
     async def train(self) -> str:
         """Trains the models unless an earlier run has; returns what the training said."""
         self.repository.mkdir(parents=True, exist_ok=True)
-        child = await self.processes.start("train", [self._trainer, train.__file__, self.repository])
+        child = await self.processes.start("train", [self._trainer, TRAINING, self.repository], SINGLE_THREAD)
         await self.processes.finished(child)
         return child.log.read_text(encoding="utf-8").strip()
 

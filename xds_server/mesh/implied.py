@@ -52,7 +52,7 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
     more_gateways, more_services = _for_pools(services, pools, gateways, virtual_services)
     return Routing(
         services=services,
-        policies=_sorted({host: _implied_policy(pools[host]) for host in pools} | policies),
+        policies=_sorted(policies | {pool.host: _policy(pool, policies) for pool in pools.values()}),
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
@@ -110,10 +110,16 @@ def _server(port: int, protocol: Protocol = Protocol.HTTP) -> GatewayServer:
     return GatewayServer(port=port, name=f"{protocol.value.lower()}-{port}", protocol=protocol)
 
 
-def _implied_policy(pool: Pool) -> Policy:
-    """The rule of a pool without one: a selector on its key, and no endpoint without the model."""
+def _policy(pool: Pool, written: Mapping[str, Policy]) -> Policy:
+    """The rule of the pool's host. Where nobody wrote selectors, it gets one on the pool's key.
+
+    That one has no fallback unless the pool says so: no endpoint without the model.
+    """
+    rule = written.get(pool.host, Policy(name=pool.name, host=pool.host))
+    if rule.selectors:
+        return rule
     selector = Selector((pool.subset_key,), pool.not_loaded or Fallback.NO_FALLBACK)
-    return Policy(name=pool.name, host=pool.host, selectors=(selector,), implied_by=pool.name)
+    return replace(rule, selectors=(selector,), implied_by=pool.name)
 
 
 def _with_headers(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:

@@ -168,7 +168,7 @@ class OutlierDetection:
 class Policy:
     """A DestinationRule: how a service's endpoints are grouped and picked.
 
-    `implied_by` names the ModelPool that stands in for a rule nobody wrote, else None.
+    `implied_by` names the ModelPool on whose account it has a selector that nobody wrote, else None.
     """
 
     name: str

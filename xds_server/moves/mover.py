@@ -172,7 +172,7 @@ class Mover:
         Raises:
             MoveError: one of its kinds; the text says what is the matter and what holds now.
         """
-        with self._counted("unload"):
+        with self._failure_counted("unload"):
             endpoint = places.find(self._mesh, host_port, service)
             pool = places.runtime_pool(self._mesh, endpoint)
             places.check_not_held_elsewhere(self._mesh, endpoint, model)
@@ -181,12 +181,12 @@ class Mover:
                 places.check_removable(self._mesh, endpoint, model, force=force)
                 hold = self._holds.begin(endpoint, model, _now())
             agreed, at = await self._drained(hold, settle + drain, timeout, commit=True)
-            task = asyncio.create_task(
-                self._unload_at_runtime(hold, pool, at, runtime_timeout), name=f"unload-{hold.id}"
-            )
-            self._unloading.add(task)
-            task.add_done_callback(self._unload_ended)
-            return _withdrawn(hold, agreed, await asyncio.shield(task))
+        task = asyncio.create_task(
+            self._unload_at_runtime(hold, pool, at, runtime_timeout), name=f"unload-{hold.id}"
+        )
+        self._unloading.add(task)
+        task.add_done_callback(self._unload_ended)
+        return _withdrawn(hold, agreed, await asyncio.shield(task))
 
     async def load(
         self,
@@ -251,12 +251,17 @@ class Mover:
 
     @contextmanager
     def _counted(self, kind: str) -> Iterator[None]:
+        with self._failure_counted(kind):
+            yield
+        self.counts.done[kind] += 1
+
+    @contextmanager
+    def _failure_counted(self, kind: str) -> Iterator[None]:
         try:
             yield
         except BaseException:
             self.counts.failed[kind] += 1
             raise
-        self.counts.done[kind] += 1
 
     def _check_not_withdrawn(self, endpoint: Endpoint, model: str) -> None:
         withdrawal = places.withdrawal_of(self._mesh, endpoint, model)
@@ -323,13 +328,14 @@ class Mover:
     async def _unload_at_runtime(
         self, hold: Hold, pool: Pool, acknowledged_at: float, limit: float
     ) -> WithdrawSeconds:
-        """Everything after the point of no return; runs in a task of its own."""
-        try:
-            await self._unload_or_give_up(hold, pool, limit)
-            unloaded = _now() - hold.begun
-            await self._reported(hold.endpoint, hold.model, ready=False, limit=limit)
-        finally:
-            self._holds.leave(hold)
+        """Everything after the point of no return; runs in a task of its own, and is counted there."""
+        with self._counted("unload"):
+            try:
+                await self._unload_or_give_up(hold, pool, limit)
+                unloaded = _now() - hold.begun
+                await self._reported(hold.endpoint, hold.model, ready=False, limit=limit)
+            finally:
+                self._holds.leave(hold)
         total = _now() - hold.begun
         self._log.info("unloaded", model=hold.model, endpoint=str(hold.endpoint.id), seconds=round(total, 3))
         return WithdrawSeconds(acknowledged=acknowledged_at, unloaded=unloaded, gone=total, total=total)

@@ -63,14 +63,14 @@ class Stream:
             ProtocolError: the client asked for what cannot be.
         """
         tasks = {
-            self._task("read", self._read()),
-            self._task("write", self._write()),
-            self._task("end", self._ending.wait()),
+            self._task("the client ended it", self._read()),
+            self._task("nothing more can be written", self._write()),
+            self._task("the server stops", self._ending.wait()),
         }
-        reason = "cancelled"
+        reason = "the connection is gone"
         try:
             done, _ = await asyncio.wait(tasks, timeout=self._lifetime, return_when=asyncio.FIRST_COMPLETED)
-            reason = ", ".join(sorted(task.get_name() for task in done)) or "lifetime"
+            reason = ", ".join(sorted(task.get_name() for task in done)) or "its lifetime is over"
             for task in done:
                 task.result()
         except ProtocolError as error:

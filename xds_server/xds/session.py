@@ -155,6 +155,7 @@ class Session:
     def _plan(self, watch: Watch) -> Plan | None:
         view = self.snapshot.of(watch.type_url)
         if watch.whole and any(watch.subscription.covers(name) for name in view.withheld):
+            watch.held_back.clear()
             return None  # an omission would be read as a removal
         content: list[Resource] = []
         absent: list[str] = []
@@ -190,6 +191,7 @@ class Session:
         elif watch.type_url != CLUSTER or not watch.ledger.has(name):
             return False
         elif order.removal_waits(self.watches, self.snapshot):
+            watch.held_back.pop(name, None)  # no deadline: the old cluster does no harm
             return True
         else:
             waits = order.routes_unknown(watch, name, self.watches)

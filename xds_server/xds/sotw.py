@@ -60,7 +60,9 @@ def _whole(watch: Watch, absent: Sequence[str], view: TypeSnapshot) -> Plan:
         covered.setdefault(name, resource)
     resources = tuple(covered[name] for name in sorted(covered))
     contents = {resource.name: resource.version for resource in resources}
-    for name in watch.ledger.held.keys() | watch.ledger.rejected.keys() | watch.subscription.names | set(absent):
+    for name in (
+        watch.ledger.held.keys() | watch.ledger.rejected.keys() | watch.subscription.names | set(absent)
+    ):
         contents.setdefault(name, ABSENT)
     return Plan(_version(watch, view), resources, (), contents)
 

@@ -47,7 +47,12 @@ def _fallback(policy: MissPolicy | None) -> Fallback | None:
 
 
 def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: Context) -> None:
-    """The rule must select on the pool's key, and must not contradict what the pool says of a miss."""
+    """The rule must select on the pool's key, and must not contradict what the pool says of a miss.
+
+    A rule without any selector does neither: the one on the pool's key is implied (mesh/implied.py).
+    """
+    if not policy.selectors:
+        return
     spec = document.spec
     selectors = _selectors_on(policy, spec.subset_key)
     rule = context.declared_by["policy", policy.host].subject
@@ -77,9 +82,7 @@ def _selectors_on(policy: Policy, key: str) -> list[Selector]:
 
 def _mend(policy: Policy, key: str) -> str:
     keys = sorted({key for selector in policy.selectors for key in selector.keys})
-    return f"subsetSelectors: [{{keys: [{key}]}}] there" + (
-        f", or one of its keys here: {join_or(keys)}" if keys else ""
-    )
+    return f"a selector {{keys: [{key}]}} there, or one of its keys here: {join_or(keys)}"
 
 
 def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:

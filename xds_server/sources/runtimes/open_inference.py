@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -263,15 +264,22 @@ async def _readable(url: str) -> AsyncIterator[None]:
         ) from error
     except aiohttp.ClientSSLError as error:
         raise _bad(f"{url}: TLS failed: {error}") from error
-    except aiohttp.ServerDisconnectedError as error:
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError) as error:
         raise RuntimeUnreadableError(
             FailureKind.REFUSED, f"{url} closed the connection without an answer"
         ) from error
     except aiohttp.ClientOSError as error:
-        kind = FailureKind.REFUSED if error.errno in _REFUSALS else FailureKind.TIMEOUT
-        raise RuntimeUnreadableError(kind, f"{url}: {error.strerror or error}") from error
+        # A connection that breaks while the request is written may have no errno, but it has its cause.
+        broken = error.errno in _REFUSALS or isinstance(error.__cause__, ConnectionError)
+        kind = FailureKind.REFUSED if broken else FailureKind.TIMEOUT
+        raise RuntimeUnreadableError(kind, f"{url}: {_reason(error)}") from error
     except aiohttp.ClientError as error:
         raise _bad(f"{url} answered something that is no HTTP: {_shown(str(error))}") from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system said. aiohttp writes its own words over them, and the URL a second time."""
+    return os.strerror(error.errno) if error.errno else str(error.__cause__ or error.strerror or error)
 
 
 async def _bounded(content: aiohttp.StreamReader, url: str) -> bytes:

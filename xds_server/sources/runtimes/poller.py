@@ -143,11 +143,14 @@ class Poller:
         waiters = [self._waiter(watch, 1) for watch in self._watches.values() if not watch.finished]
         if not waiters:
             return True
-        _, pending = await asyncio.wait(waiters, timeout=timeout)
-        for waiter in waiters:
-            if waiter.done() and not waiter.cancelled():
-                waiter.exception()  # a removed target's: nothing to wait for
-            waiter.cancel()
+        try:
+            _, pending = await asyncio.wait(waiters, timeout=timeout)
+        finally:
+            # Also when this is cancelled: else the end of their targets would be an error that nobody takes.
+            for waiter in waiters:
+                if waiter.done() and not waiter.cancelled():
+                    waiter.exception()  # a removed target's: nothing to wait for
+                waiter.cancel()
         return not pending
 
     async def close(self) -> None:
