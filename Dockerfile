@@ -8,7 +8,7 @@ RUN pip install uv==0.13.9 && python -m venv /opt/xds-server
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY xds_server ./xds_server
-# The lock file holds the demo and the tests too: as a constraint it fixes versions and hashes, and adds nothing.
+# The lock file holds the demo and the tests too: as a constraint it fixes the versions and adds nothing.
 RUN uv pip install --python /opt/xds-server/bin/python --constraint requirements.lock . \
     && /opt/xds-server/bin/python -m compileall -q /opt/xds-server/lib
 
