@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from moves_world import HOST, FakeEnvoy, World
 from prometheus_client.parser import text_string_to_metric_families
 
 from xds_server.config.problems import Problem
-from xds_server.mesh.events import FailureKind
+from xds_server.mesh.events import FailureKind, ModelsReported, ModelState
 from xds_server.xds.model import ENDPOINT
 
 Found = Callable[..., float]
@@ -47,6 +48,13 @@ async def test_services(world: World) -> None:
     assert 0 <= found("oldest_report_age_seconds", HOST) < 60
     assert found("pool_stale", HOST) == 0
     assert (found("polls_total"), found("poll_failures_total")) == (7, 2)
+
+
+async def test_the_age_of_a_service_is_that_of_its_oldest_report(world: World) -> None:
+    rows = (ModelState("m", "1"),)
+    at = time.time() - 30
+    world.mesh.apply(ModelsReported(endpoint=world.id(2), source="runtime", models=rows, at=at))
+    assert 30 <= (await samples(world))("oldest_report_age_seconds", HOST) < 90
 
 
 async def test_a_stale_pool(world: World) -> None:

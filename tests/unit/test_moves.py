@@ -248,6 +248,46 @@ async def test_a_model_that_came_back_meanwhile_is_not_called_withdrawn(world: W
         await task
 
 
+@pytest.mark.parametrize("action", ["withdraw", "unload"])
+@pytest.mark.parametrize("force", [False, True])
+async def test_the_other_holder_may_be_lost_while_this_one_drains(
+    world: World, action: str, *, force: bool
+) -> None:
+    """Else it would be called safe to unload the model that is then nowhere."""
+    move = getattr(world.mover, action)
+    task = asyncio.create_task(move("m", world.at(1), settle=0, drain=0.05, force=force))
+    await world.until(lambda: world.routed(1) == ())
+    world.fail(2)
+    if force:
+        await task
+        assert world.routed(1) == ()
+    else:
+        with pytest.raises(LastHolderError, match=r"last endpoint.*m is routed to .* again"):
+            await task
+        assert world.routed(1) == ("m",)
+        assert world.orders == []
+    assert len(world.mover.withdrawals()) == (force and action == "withdraw")
+
+
+async def test_an_endpoint_removed_while_it_drains_is_withdrawn_for_good(world: World) -> None:
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), settle=0, drain=0.05))
+    await world.until(lambda: world.routed(1) == ())
+    world.configure(configuration(9003))
+    assert (await task).endpoint == world.at(1)
+    assert world.mover.withdrawals() == ()
+
+
+async def test_an_endpoint_removed_before_the_acknowledgement_is_not_called_routed_again(
+    world: World,
+) -> None:
+    FakeEnvoy(world, "silent").acks = False
+    task = asyncio.create_task(world.mover.withdraw("m", world.at(1), settle=0, drain=0, timeout=0.05))
+    await world.until(lambda: world.routed(1) == ())
+    world.configure(configuration(9002, 9003))
+    with pytest.raises(NotAcknowledgedError, match="had ended before"):
+        await task
+
+
 async def test_before_the_first_publication_nothing_is_left_behind() -> None:
     world = World()
     for port in world.ports:

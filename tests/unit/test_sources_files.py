@@ -133,6 +133,12 @@ async def test_a_directory_that_is_not_there_is_a_problem_until_it_is(tmp_path, 
         assert world.source.problems
         await asyncio.sleep(2 * often)
         assert len(world.problems) == 1
+        assert "no directory" in str(world.source.problems[0])
+        (tmp_path / "documents").mkdir()
+        async with asyncio.timeout(5):
+            while "no *.yaml file" not in str(world.source.problems[0]):  # noqa: ASYNC110 - as a status shows it
+                await asyncio.sleep(often)
+        (tmp_path / "documents").rmdir()
         (tmp_path / "next").mkdir()
         write(tmp_path / "next", "a.yaml", SERVICE.format(name="a"))
         (tmp_path / "next").rename(tmp_path / "documents")

@@ -140,7 +140,6 @@ def _standing(hub: Hub, names: tuple[str, ...], serial: int) -> _Standing:
         acknowledged.update(progress.acknowledged)
         waiting.update(progress.waiting)
         rejected.update(progress.rejected)
-    waiting -= rejected.keys()
     return _Standing(
         frozenset(acknowledged - waiting - rejected.keys()),
         frozenset(waiting),

@@ -32,6 +32,8 @@ class Hold:
     watch: Watch = field(default_factory=Watch)
     adopted: bool = False
     """It stood before this move began, so this move's failure does not end it."""
+    forced: bool = False
+    """It may take the model off its last holder."""
     committed: bool = False
     """The runtime has been asked to unload: the model may be gone at any moment."""
 
@@ -52,9 +54,9 @@ class Holds:
         self._active: dict[str, Hold] = {}
         self._log = structlog.get_logger("moves")
 
-    def begin(self, endpoint: Endpoint, model: str, begun: float) -> Hold:
+    def begin(self, endpoint: Endpoint, model: str, begun: float, *, forced: bool) -> Hold:
         """Note a new withdrawal; what it hides from Envoy is published by the caller."""
-        hold = Hold(uuid.uuid4().hex[:12], endpoint, model, begun)
+        hold = Hold(uuid.uuid4().hex[:12], endpoint, model, begun, forced=forced)
         self._mesh.apply(WithdrawalStarted(id=hold.id, endpoint=endpoint.id, model=model, at=self._clock()))
         self._active[hold.id] = hold
         return hold
@@ -73,7 +75,8 @@ class Holds:
                 f"another request is withdrawing {model} from {endpoint.id} at this moment (withdrawal "
                 f"{standing.id}): wait for it, or cancel it"
             )
-        hold = Hold(standing.id, endpoint, model, begun, adopted=True)
+        # Whether it may be the last holder was decided when it began: Envoys have not used it since.
+        hold = Hold(standing.id, endpoint, model, begun, adopted=True, forced=True)
         self._active[hold.id] = hold
         return hold
 
@@ -82,7 +85,9 @@ class Holds:
         self._active.pop(hold.id, None)
 
     def give_up(self, hold: Hold, *, keep: bool = False) -> str:
-        """The move failed: end its withdrawal, unless it is to stay. Says in words which of both."""
+        """The move failed: end its withdrawal, unless it is to stay. Says in words what holds now."""
+        if all(each.id != hold.id for each in self._mesh.withdrawals()):
+            return f"the withdrawal {hold.id} had ended before"
         if hold.adopted or keep:
             return f"the withdrawal {hold.id} stays"
         self._release(hold.id, "the move was not completed")

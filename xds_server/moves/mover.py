@@ -19,6 +19,7 @@ from xds_server.moves import places
 from xds_server.moves.acknowledged import RETURN_LIMIT, Acknowledged, Watch, acknowledged
 from xds_server.moves.errors import (
     CancelledMoveError,
+    LastHolderError,
     NotAcknowledgedError,
     RuntimeRefusedError,
     RuntimeSilentError,
@@ -144,7 +145,7 @@ class Mover:
             endpoint = places.find(self._mesh, host_port, service)
             # From the check to the note there is no await: two withdrawals cannot both pass as not the last.
             places.check_removable(self._mesh, endpoint, model, force=force)
-            hold = self._holds.begin(endpoint, model, _now())
+            hold = self._holds.begin(endpoint, model, _now(), forced=force)
             agreed, at = await self._drained(hold, settle + drain, timeout, keep=keep)
             seconds = WithdrawSeconds(acknowledged=at, total=_now() - hold.begun)
             self._log.info("withdrawn", withdrawal=hold.id, model=model, endpoint=str(endpoint.id))
@@ -179,7 +180,7 @@ class Mover:
             hold = self._holds.adopt(endpoint, model, _now())
             if hold is None:
                 places.check_removable(self._mesh, endpoint, model, force=force)
-                hold = self._holds.begin(endpoint, model, _now())
+                hold = self._holds.begin(endpoint, model, _now(), forced=force)
             agreed, at = await self._drained(hold, settle + drain, timeout, commit=True)
         task = asyncio.create_task(
             self._unload_at_runtime(hold, pool, at, runtime_timeout), name=f"unload-{hold.id}"
@@ -288,7 +289,7 @@ class Mover:
             agreed = await self._published(hold.endpoint, hold.watch, timeout)
             at = _now() - hold.begun
             await hold.watch.pause(after)
-            self._check_still_off(hold)
+            places.check_still_safe(self._mesh, hold.endpoint, hold.model, force=hold.forced)
         except BaseException as error:
             self._holds.leave(hold)
             if isinstance(error, CancelledMoveError):
@@ -296,22 +297,13 @@ class Mover:
             # Also when the caller has gone (CancelledError): nobody is left who would unload the model.
             kept = keep and isinstance(error, NotAcknowledgedError)
             outcome = self._holds.give_up(hold, keep=kept)
-            if isinstance(error, NotAcknowledgedError):
-                raise NotAcknowledgedError(f"{error}; {outcome}") from error
+            if isinstance(error, NotAcknowledgedError | LastHolderError):
+                raise type(error)(f"{error}; {outcome}") from error
             raise
         hold.committed = commit
         if not commit:
             self._holds.leave(hold)
         return agreed, at
-
-    def _check_still_off(self, hold: Hold) -> None:
-        """A runtime that dropped the model by itself has ended the withdrawal, and may have it again."""
-        status = places.status_of(self._mesh, hold.endpoint)
-        if status is not None and hold.model in status.routed:
-            raise CancelledMoveError(
-                f"{hold.endpoint.id} dropped {hold.model} by itself and has loaded it again meanwhile, so "
-                "it is routed there: withdraw it again"
-            )
 
     async def _published(
         self,

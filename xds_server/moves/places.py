@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xds_server.mesh.model import OpenInference
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
+    CancelledMoveError,
     HeldElsewhereError,
     LastHolderError,
     NoRuntimeError,
@@ -54,13 +55,38 @@ def check_removable(mesh: Mesh, endpoint: Endpoint, model: str, *, force: bool) 
         LastHolderError: it is routed nowhere else in the service.
     """
     picture = mesh.service(endpoint.id.service)
-    holders = [
-        placed.endpoint.id for placed in picture.endpoints if model in placed.models and placed.healthy
-    ]
     here = next((p for p in picture.endpoints if p.endpoint.id == endpoint.id), None)
     if here is None or model not in here.models:
         raise NotHeldError(_not_held(mesh, endpoint, model))
-    if not force and not any(holder != endpoint.id for holder in holders):
+    if not force:
+        _check_not_last(mesh, endpoint, model)
+
+
+def check_still_safe(mesh: Mesh, endpoint: Endpoint, model: str, *, force: bool) -> None:
+    """Make sure, when a withdrawal has drained, that nothing happened meanwhile that speaks against it.
+
+    Where the endpoint itself was removed from the documents, nothing can.
+
+    Raises:
+        CancelledMoveError: the runtime dropped the model by itself, which ended the withdrawal, and has
+            loaded it again.
+        LastHolderError: the other endpoints lost it while this one drained.
+    """
+    status = status_of(mesh, endpoint)
+    if status is None:
+        return
+    if model in status.routed:
+        raise CancelledMoveError(
+            f"{endpoint.id} dropped {model} by itself and has loaded it again meanwhile, so it is routed "
+            "there: withdraw it again"
+        )
+    if not force and any(row.ready for row in rows_of(mesh, endpoint, model)):
+        _check_not_last(mesh, endpoint, model)
+
+
+def _check_not_last(mesh: Mesh, endpoint: Endpoint, model: str) -> None:
+    placed = mesh.service(endpoint.id.service).endpoints
+    if not any(p.healthy and model in p.models and p.endpoint.id != endpoint.id for p in placed):
         raise LastHolderError(
             f"{endpoint.id} is the last endpoint of {endpoint.id.service} that has {model}: without it, "
             "requests for the model find no replica; load it elsewhere first, or force it"
