@@ -1,6 +1,7 @@
 # The xDS server alone: no Envoy, no runtime, nothing of the demo's libraries.
 #   docker build -t xds-server .
-#   docker run --rm -p 18000:18000 -v "$PWD/conf:/etc/xds-server:ro" xds-server
+#   docker run --rm -p 18000:18000 -v "$PWD/conf:/etc/xds-server:ro" -v "$PWD/tls:/tls:ro" xds-server \
+#     serve --config /etc/xds-server --xds 0.0.0.0:18000 --tls-cert /tls/tls.crt --tls-key /tls/tls.key
 
 FROM python:3.13-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_NO_CACHE=1 UV_LINK_MODE=copy
@@ -20,5 +21,6 @@ EXPOSE 18000 19000
 HEALTHCHECK --interval=2s --timeout=2s --start-period=10s --retries=5 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:19000/readyz', timeout=2)"]
 ENTRYPOINT ["xds-server"]
-# The admin port stays on the container's loopback: whoever reaches it may move models.
+# The admin port stays on the container's loopback: whoever reaches it may move models. This command alone is refused:
+# the xDS port is reached from outside, so give it certificates as above, or --insecure-plaintext on a network of its own.
 CMD ["serve", "--config", "/etc/xds-server", "--xds", "0.0.0.0:18000", "--admin", "127.0.0.1:19000"]

@@ -55,6 +55,8 @@ bench: $(VENV)/.installed ## the figures that the documentation states
 envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 > envoy/gateway.yaml
 	$(BIN)/xds-server bootstrap --node-id sidecar-1 --cluster sidecar --admin 127.0.0.1:9902 > envoy/sidecar.yaml
+	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 --xds xds-server:18000 \
+	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > envoy/gateway-mtls.yaml
 
 lock: $(VENV)/.installed ## resolve the lock files again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --all-extras pyproject.toml -o requirements.lock

@@ -16,26 +16,27 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from xds_server import __version__
-from xds_server.admin.guard import split_address
 from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced
 from xds_server.mesh.mesh import Mesh
 from xds_server.moves import Mover
-from xds_server.publisher import DEFAULT_WINDOW, Publisher
+from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
+from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import targets
 from xds_server.transport.server import XdsServer
+from xds_server.transport.tls import CertificateError, Certificates
 from xds_server.xds.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from xds_server.config.problems import Problem
     from xds_server.mesh.events import Event
+    from xds_server.settings import ServeOptions
 
 EXIT_OK = 0
 EXIT_BAD_CONFIGURATION = 1
@@ -45,18 +46,6 @@ EXIT_INTERNAL = 70
 
 FIRST_ROUND_LIMIT = 15.0
 """Seconds that the first answer to a client waits at most for runtimes that do not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """The options of `serve`. Addresses are HOST:PORT; times in seconds."""
-
-    config: Path
-    xds: str = "127.0.0.1:18000"
-    admin: str = "127.0.0.1:19000"
-    access_log: bool = True
-    stop_limit: float = 10.0
-    merge_window: float = DEFAULT_WINDOW
 
 
 def steady_clock() -> Callable[[], float]:
@@ -93,7 +82,14 @@ class Server:
         self.mover = Mover(
             self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments, clock=self._clock
         )
-        self.xds = XdsServer(self.hub, options.xds)
+        tls = options.tls_files()
+        self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
+        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates)
+        self.clients = (
+            None
+            if options.clients is None
+            else ClientsSource(options.clients, self.xds.allow, clock=self._clock)
+        )
         self.admin = AdminServer(
             AdminState(
                 mesh=self.mesh,
@@ -103,10 +99,26 @@ class Server:
                 publisher=self.publisher,
                 poller=self.poller,
                 readiness=self.readiness,
+                certificates=self.certificates,
+                clients=self.clients,
                 clock=self._clock,
             ),
             options.admin,
         )
+
+    async def read(self) -> tuple[Problem | str, ...]:
+        """Read every file for the first time. Returns what is wrong with them."""
+        problems: list[Problem | str] = []
+        if self.certificates is not None:
+            try:
+                await self.certificates.load()
+            except CertificateError as error:
+                problems.append(str(error))
+        if self.clients is not None:
+            await self.clients.check()
+            problems += self.clients.problems
+        await self.files.start()
+        return (*problems, *self.files.problems)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or a part fails; the failure is raised."""
@@ -116,6 +128,10 @@ class Server:
                 group.create_task(self.publisher.run(), name="publisher"),
                 group.create_task(self._first_sync(), name="first-sync"),
             ]
+            if self.certificates is not None:
+                running.append(group.create_task(self.certificates.run(), name="certificates"))
+            if self.clients is not None:
+                running.append(group.create_task(self.clients.run(), name="clients"))
             stopping = group.create_task(stop.wait(), name="stop-signal")
             ends: list[asyncio.Future[Any]] = [stopping, self._failure]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -206,20 +222,17 @@ def _install_signals(stop: asyncio.Event) -> None:
 async def serve(options: ServeOptions) -> int:
     """Run the server until a signal; returns the process's exit code."""
     log = structlog.get_logger("app")
-    for option, address in (("--xds", options.xds), ("--admin", options.admin)):
-        try:
-            split_address(address)
-        except ValueError as error:
-            sys.stderr.write(f"{option}: {error}\n")
-            return EXIT_USAGE
+    if mistake := options.mistake():
+        sys.stderr.write(f"{mistake}\n")
+        return EXIT_USAGE
     stop = asyncio.Event()
     _install_signals(stop)
     asyncio.get_running_loop().set_exception_handler(_log_unexpected)
     server = Server(options)
     try:
-        await server.files.start()
-        if server.files.problems:
-            _refuse(server.files.problems, options.config)
+        problems = await server.read()
+        if problems:
+            _refuse(problems, options)
             return EXIT_BAD_CONFIGURATION
         try:
             await server.start()
@@ -243,7 +256,9 @@ def _log_unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
     )
 
 
-def _refuse(problems: tuple[Problem, ...], directory: Path) -> None:
+def _refuse(problems: tuple[Problem | str, ...], options: ServeOptions) -> None:
     for problem in problems:
         sys.stderr.write(f"{problem}\n")
-    sys.stderr.write(f"{len(problems)} error{'s' * (len(problems) > 1)} in {directory}; not started.\n")
+    read = (options.config, options.clients, options.tls_cert, options.tls_key, options.tls_client_ca)
+    where = ", ".join(str(path) for path in read if path is not None)
+    sys.stderr.write(f"{len(problems)} error{'s' * (len(problems) > 1)} in {where}; not started.\n")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xds_server import __version__
+from xds_server.cli_serve import (
+    DEFAULT_ADMIN,
+    DEFAULT_XDS,
+    add_bootstrap_tls_options,
+    add_serve_options,
+    seconds,
+    serve_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Command = Callable[[argparse.Namespace], int]
-
-DEFAULT_XDS = "127.0.0.1:18000"
-DEFAULT_ADMIN = "127.0.0.1:19000"
 
 OVERVIEW = """\
 Model-aware routing for plain Envoy. The server learns which models are READY on which replica and
@@ -85,34 +89,7 @@ def _add(
 
 def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = _add(commands, "serve", _serve, "run the xDS server on a directory of documents, reloaded live")
-    sub.add_argument(
-        "--config", type=Path, required=True, metavar="DIR", help="directory of *.yaml documents"
-    )
-    sub.add_argument(
-        "--xds", default=DEFAULT_XDS, metavar="HOST:PORT", help=f"where Envoys connect ({DEFAULT_XDS})"
-    )
-    sub.add_argument(
-        "--admin",
-        default=DEFAULT_ADMIN,
-        metavar="HOST:PORT",
-        help=f"health, metrics, status and moves ({DEFAULT_ADMIN}); whoever reaches it may move models",
-    )
-    sub.add_argument(
-        "--access-log",
-        choices=("stdout", "off"),
-        default="stdout",
-        help="Envoy's access log: JSON lines with the subset and the replica of each request (stdout)",
-    )
-    sub.add_argument(
-        "--stop-limit", type=_seconds, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
-    )
-    sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    sub.add_argument(
-        "--log-format",
-        choices=("auto", "console", "json"),
-        default="auto",
-        help="auto: console on a terminal",
-    )
+    add_serve_options(sub)
 
     sub = _add(
         commands,
@@ -135,6 +112,7 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     sub.add_argument("--admin", default="127.0.0.1:9901", metavar="HOST:PORT", help="Envoy's admin port")
     sub.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label; repeatable")
     sub.add_argument("--sotw", action="store_true", help="state-of-the-world xDS instead of delta")
+    add_bootstrap_tls_options(sub)
 
 
 def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -199,13 +177,6 @@ def _add_clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     sub.add_argument("--force", action="store_true", help="even when no other replica has the model")
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds, 0 or more")
-    return seconds
-
-
 def _admin_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--admin", default=DEFAULT_ADMIN, metavar="HOST:PORT", help=f"the server ({DEFAULT_ADMIN})"
@@ -217,14 +188,14 @@ def _move_options(sub: argparse.ArgumentParser, *, drains: bool = True) -> None:
     sub.add_argument("endpoint", metavar="HOST:PORT", help="the replica, by any of its ports")
     sub.add_argument("--service", metavar="HOST", help="which service, where several have that replica")
     sub.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="SECONDS", help="for Envoy's acknowledgement (30)"
+        "--timeout", type=seconds, default=30.0, metavar="SECONDS", help="for Envoy's acknowledgement (30)"
     )
     if drains:
         sub.add_argument(
-            "--settle", type=_seconds, default=1.0, metavar="SECONDS", help="after the acknowledgement (1)"
+            "--settle", type=seconds, default=1.0, metavar="SECONDS", help="after the acknowledgement (1)"
         )
         sub.add_argument(
-            "--drain", type=_seconds, default=5.0, metavar="SECONDS", help="for requests under way (5)"
+            "--drain", type=seconds, default=5.0, metavar="SECONDS", help="for requests under way (5)"
         )
     _admin_option(sub)
 
@@ -234,17 +205,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     as_json = {"auto": None, "console": False, "json": True}[options.log_format]
     logs.configure(level=options.log_level, as_json=as_json)
-    return asyncio.run(
-        app.serve(
-            app.ServeOptions(
-                config=options.config,
-                xds=options.xds,
-                admin=options.admin,
-                access_log=options.access_log == "stdout",
-                stop_limit=options.stop_limit,
-            )
-        )
-    )
+    return asyncio.run(app.serve(serve_options(options)))
 
 
 def _bootstrap(options: argparse.Namespace) -> int:
@@ -257,6 +218,11 @@ def _bootstrap(options: argparse.Namespace) -> int:
         admin=options.admin,
         labels=options.label,
         delta=not options.sotw,
+        tls=options.tls,
+        tls_ca=options.tls_ca,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        tls_server_name=options.tls_server_name,
     )
 
 

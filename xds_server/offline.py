@@ -22,7 +22,7 @@ from xds_server.sources.runtimes.targets import targets
 from xds_server.xds.model import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from xds_server.mesh.model import Configuration, Routing, ServicePicture
 
@@ -103,16 +103,51 @@ def render(directory: Path, *, fmt: str, cluster: str, labels: Sequence[str], di
     return 0
 
 
-def bootstrap(*, xds: str, node_id: str, cluster: str, admin: str, labels: Sequence[str], delta: bool) -> int:
+def bootstrap(
+    *,
+    xds: str,
+    node_id: str,
+    cluster: str,
+    admin: str,
+    labels: Sequence[str],
+    delta: bool,
+    tls: bool = False,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    tls_server_name: str | None = None,
+) -> int:
     """Print an Envoy bootstrap; returns the exit code."""
+    given = {"--tls-ca": tls_ca, "--tls-cert": tls_cert, "--tls-key": tls_key}
+    given["--tls-server-name"] = tls_server_name
     try:
+        if not tls:
+            _refuse_without_tls(given)
         text = bootstraps.bootstrap(
-            xds=xds, node_id=node_id, cluster=cluster, admin=admin, labels=_labels(labels), delta=delta
+            xds=xds,
+            node_id=node_id,
+            cluster=cluster,
+            admin=admin,
+            labels=_labels(labels),
+            delta=delta,
+            tls=_tls(tls_ca, tls_cert, tls_key, tls_server_name) if tls else None,
         )
     except ValueError as error:
         return _fail(str(error), code=2)
     _say(text.rstrip("\n"))
     return 0
+
+
+def _tls(ca: str | None, cert: str | None, key: str | None, name: str | None) -> bootstraps.Tls:
+    if not ca:
+        raise UsageError("--tls needs --tls-ca FILE, the authority that signed the server's certificate")
+    return bootstraps.Tls(ca=ca, certificate=cert, key=key, server_name=name)
+
+
+def _refuse_without_tls(given: Mapping[str, str | None]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} {value!r} needs --tls")
 
 
 def _load(directory: Path) -> Configuration | None:

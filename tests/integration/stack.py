@@ -53,6 +53,7 @@ class Stack:
         self.admin = f"127.0.0.1:{admin}"
         self.delta = delta
         self.cluster = cluster
+        self.options: list[str] = []
         self.server: subprocess.Popen[bytes] | None = None
         self.envoy: Envoy | None = None
         self.http: aiohttp.ClientSession | None = None
@@ -83,7 +84,7 @@ class Stack:
 
     async def start_server(self) -> None:
         command = [sys.executable, "-m", "xds_server", "serve", "--config", str(self.directory)]
-        command += ["--xds", self.xds, "--admin", self.admin, "--log-format", "json"]
+        command += ["--xds", self.xds, "--admin", self.admin, "--log-format", "json", *self.options]
         with self.log.open("ab") as log:
             self.server = subprocess.Popen(command, stderr=log)  # noqa: ASYNC220 - starting does not block
         await until(self._ready, f"the server to be ready; its log: {self.log}")

@@ -206,7 +206,7 @@ async def test_what_waits_too_long_goes_out_by_itself(
 async def test_a_stream_ends_after_its_lifetime(variant: Variant) -> None:
     hub = Hub(time.monotonic)
     world(hub)
-    async with served(hub, ServerOptions(lifetime=0.05)) as port, connected(port) as channel:
+    async with served(hub, ServerOptions(lifetime=0.5)) as port, connected(port) as channel:
         client = WireClient(channel, variant)
         await client.ask(CLUSTER, "a")
         await client.hear()

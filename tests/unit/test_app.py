@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -17,11 +18,11 @@ from tests.scripted_runtime import answering, scripted
 from xds_server import app
 from xds_server.mesh.events import FailureKind, ModelsReported, ModelState, ReportFailed
 from xds_server.mesh.model import EndpointId
+from xds_server.settings import ServeOptions
 from xds_server.sources.runtimes.poller import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from tests.scripted_runtime import Request
 
@@ -39,8 +40,8 @@ def write(directory: Path, url: str, models: str = "{openInference: {interval: 5
     return directory
 
 
-def options(directory: Path, **more: Any) -> app.ServeOptions:
-    return app.ServeOptions(
+def options(directory: Path, **more: Any) -> ServeOptions:
+    return ServeOptions(
         **({"config": directory, "xds": "127.0.0.1:0", "admin": "127.0.0.1:0", "stop_limit": 1.0} | more)
     )
 
@@ -67,7 +68,7 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(given: app.ServeOptions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+async def serving(given: ServeOptions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     server = app.Server(given)
     ports = []
 
@@ -190,6 +191,54 @@ async def test_bad_documents_and_addresses_end_it_before_anything_is_bound(
     assert err.endswith(f"1 error in {tmp_path / 'nowhere'}; not started.\n")
     assert await app.serve(options(tmp_path, xds="18000")) == app.EXIT_USAGE
     assert capsys.readouterr().err.startswith("--xds: '18000' is not HOST:PORT")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"xds": "0.0.0.0:0"}, "--xds 0.0.0.0:0: other machines reach this address"),
+        ({"xds": "[::]:0"}, "--xds [::]:0: other machines reach this address"),
+        ({"xds": "xds.example:0"}, "--xds xds.example:0: other machines reach this address"),
+        ({"tls_cert": Path("c")}, "--tls-cert and --tls-key belong together"),
+        ({"tls_key": Path("k")}, "--tls-cert and --tls-key belong together"),
+        ({"tls_client_ca": Path("k")}, "--tls-client-ca needs --tls-cert"),
+        ({"clients": Path("k")}, "--clients needs --tls-client-ca"),
+        (
+            {"insecure_plaintext": True, "tls_cert": Path("c"), "tls_key": Path("k")},
+            "--insecure-plaintext and --tls-cert contradict each other",
+        ),
+    ],
+)
+async def test_options_that_leave_the_port_open_or_contradict_are_refused(
+    tmp_path: Path, capsys: Captured, more: dict[str, Any], said: str
+) -> None:
+    assert await app.serve(options(tmp_path, **more)) == app.EXIT_USAGE
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_refused_address_names_both_ways_out(tmp_path: Path) -> None:
+    mistake = options(tmp_path, xds="10.0.0.5:18000").mistake()
+    assert "--tls-cert FILE --tls-key FILE" in mistake
+    assert "--insecure-plaintext" in mistake
+    assert not options(tmp_path, xds="10.0.0.5:18000", insecure_plaintext=True).mistake()
+    assert not options(tmp_path, xds="localhost:18000").mistake()
+    tls = {"tls_cert": Path("c"), "tls_key": Path("k")}
+    assert not options(tmp_path, xds="10.0.0.5:18000", **tls).mistake()
+
+
+async def test_certificates_and_clients_with_mistakes_end_it_before_anything_is_bound(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "clients.yaml").write_text("[{identity: a}]")
+    files = {name: tmp_path / name for name in ("tls_cert", "tls_key", "tls_client_ca")}
+    given = options(
+        write(tmp_path / "conf", "http://127.0.0.1:1"), **files, clients=tmp_path / "clients.yaml"
+    )
+    assert await app.serve(given) == app.EXIT_BAD_CONFIGURATION
+    lines = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'tls_cert'}: cannot be read: No such file or directory" in lines
+    assert any("found neither nodes nor clusters" in line for line in lines)
+    assert lines[-1].startswith("2 errors in ")
 
 
 @pytest.mark.parametrize("option", ["xds", "admin"])

@@ -108,3 +108,17 @@ def test_waits_are_seconds(capsys: Captured, seconds: str) -> None:
         main(["withdraw", "m", "127.0.0.1:1", "--drain", seconds])
     assert ended.value.code == 2
     assert "--drain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tls"], "--tls needs --tls-ca FILE"),
+        (["--tls-ca", "ca.pem"], "--tls-ca 'ca.pem' needs --tls"),
+        (["--tls-server-name", "x"], "--tls-server-name 'x' needs --tls"),
+        (["--tls", "--tls-ca", "ca.pem", "--tls-cert", "c.pem"], "belong together"),
+    ],
+)
+def test_bootstrap_refuses_half_of_tls(capsys: Captured, options: list[str], said: str) -> None:
+    assert main(["bootstrap", *options]) == 2
+    assert said in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -23,7 +23,7 @@ from tests.resources_pictures import (
     services,
     virtual_service,
 )
-from xds_server.resources.bootstrap import bootstrap
+from xds_server.resources.bootstrap import Tls, bootstrap
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.resources.render import render
 from xds_server.resources.validate import validate_with_envoy
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from xds_server.resources.views import ViewCatalog
 
 ENVOY_FILES = Path(__file__).parents[2] / "envoy"
+TLS = "/etc/envoy/tls"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,43 @@ ENVOY_FILES = Path(__file__).parents[2] / "envoy"
 def test_the_files_in_the_envoy_folder_are_made_by_it(name: str, cluster: str, admin: str) -> None:
     text = (ENVOY_FILES / f"{name}.yaml").read_text()
     assert text == bootstrap(node_id=f"{name}-1", cluster=cluster, admin=admin)
+
+
+def test_the_file_for_mutual_tls_is_made_by_it() -> None:
+    tls = Tls(ca=f"{TLS}/ca.crt", certificate=f"{TLS}/tls.crt", key=f"{TLS}/tls.key")
+    text = (ENVOY_FILES / "gateway-mtls.yaml").read_text()
+    assert text == bootstrap("xds-server:18000", node_id="gateway-1", cluster="gateway", tls=tls)
+
+
+def transport_socket(xds: str, **tls: str) -> dict[str, Any]:
+    document = yaml.safe_load(bootstrap(xds, tls=Tls(ca="ca.pem", **tls)))
+    found: dict[str, Any] = document["static_resources"]["clusters"][0]["transport_socket"]["typed_config"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("xds", "name", "kind", "expected"),
+    [
+        ("10.0.0.5:18000", None, "IP_ADDRESS", "10.0.0.5"),
+        ("xds.example:18000", None, "DNS", "xds.example"),
+        ("10.0.0.5:18000", "xds.example", "DNS", "xds.example"),
+        ("10.0.0.5:18000", "spiffe://mesh/xds", "URI", "spiffe://mesh/xds"),
+    ],
+)
+def test_the_servers_name_is_checked_as_what_it_is(
+    xds: str, name: str | None, kind: str, expected: str
+) -> None:
+    socket = transport_socket(xds, **({"server_name": name} if name else {}))
+    (match,) = socket["common_tls_context"]["validation_context"]["match_typed_subject_alt_names"]
+    assert match == {"san_type": kind, "matcher": {"exact": expected}}
+    assert socket.get("sni") == (expected if kind == "DNS" else None)
+    assert socket["common_tls_context"]["alpn_protocols"] == ["h2"]
+    assert "tls_certificates" not in socket["common_tls_context"]
+
+
+def test_a_certificate_without_its_key_is_said_so() -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        bootstrap(tls=Tls(ca="ca.pem", certificate="c.pem"))
 
 
 def test_labels_are_where_the_server_reads_them() -> None:

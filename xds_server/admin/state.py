@@ -64,6 +64,34 @@ class Polling(Protocol):
         """Polls that ended without an answer."""
 
 
+class TlsFiles(Protocol):
+    """The certificates of the xDS port."""
+
+    @property
+    def problem(self) -> str:
+        """What was wrong at the last load; empty when it succeeded."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the server's certificate in force ends, in seconds since the epoch."""
+
+    @property
+    def reloads_ok(self) -> int:
+        """Loads that succeeded, the first one included."""
+
+    @property
+    def reloads_failed(self) -> int:
+        """Loads that were refused."""
+
+
+class ClientsFile(Protocol):
+    """The list of clients."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was wrong at the last load; empty when it succeeded."""
+
+
 class Readiness(Protocol):
     """Whether clients are answered."""
 
@@ -82,7 +110,10 @@ class Readiness(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminState:
-    """All that the admin port reads. `clock`: seconds since the epoch."""
+    """All that the admin port reads. `clock`: seconds since the epoch.
+
+    `certificates` is None on a plain text port, `clients` where everyone may connect.
+    """
 
     mesh: Mesh
     hub: Hub
@@ -91,4 +122,6 @@ class AdminState:
     publisher: Publishing
     poller: Polling
     readiness: Readiness
+    certificates: TlsFiles | None = None
+    clients: ClientsFile | None = None
     clock: Callable[[], float] = time.time

@@ -22,6 +22,8 @@ if typing.TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
+_Model = typing.TypeVar("_Model", bound=BaseModel)
+
 _ENVELOPE = ("apiVersion", "kind", "metadata", "spec", "status")
 _REQUIRED = "a value, since the field is required"
 _WHAT = {
@@ -100,14 +102,22 @@ def _part(
     if value.get(key) is None:
         problems.append(place.problem((key,), "nothing" if key not in value else "null", _REQUIRED))
         return None
+    part, wrong = shape_part(place, key, model, value[key])
+    problems += wrong
+    return part
+
+
+def shape_part(
+    place: Place, key: str | int, model: type[_Model], value: object
+) -> tuple[_Model | None, list[Problem]]:
+    """One value at `key` of its document as a `model`, or None and what is wrong with it."""
     try:
-        return model.model_validate(value[key])
+        return model.model_validate(value), []
     except ValidationError as error:
-        problems += [_explain(place, key, model, details) for details in error.errors(include_url=False)]
-        return None
+        return None, [_explain(place, key, model, details) for details in error.errors(include_url=False)]
 
 
-def _explain(place: Place, key: str, model: type[BaseModel], details: ErrorDetails) -> Problem:
+def _explain(place: Place, key: str | int, model: type[BaseModel], details: ErrorDetails) -> Problem:
     context = details.get("ctx", {})
     location = [part for part in details["loc"] if part != "[key]"]
     path: Path = (key, *location, *context.get("at", ()))

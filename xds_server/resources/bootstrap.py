@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import yaml
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 XDS_CLUSTER = "xds"
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+TLS_SOCKET = "envoy.transport_sockets.tls"
 
 MAX_DOWNSTREAM_CONNECTIONS = 50_000
 """For all listeners together. Without a limit Envoy warns that it could run out of file descriptors."""
@@ -30,6 +33,20 @@ _HEADER = """\
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How Envoy reaches the xDS server over TLS. Files are PEM, on Envoy's machine.
+
+    `certificate` and `key`: Envoy's own, where the server asks for one; both or neither. `server_name`:
+    what the server's certificate has to name; None: the host that Envoy connects to.
+    """
+
+    ca: str
+    certificate: str | None = None
+    key: str | None = None
+    server_name: str | None = None
+
+
 def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
     xds: str = "127.0.0.1:18000",
     node_id: str = "envoy-1",
@@ -37,6 +54,7 @@ def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
     admin: str = "127.0.0.1:9901",
     labels: Mapping[str, str] | None = None,
     delta: bool = True,
+    tls: Tls | None = None,
 ) -> str:
     """Write a bootstrap as YAML, with a comment that says how to start Envoy with it.
 
@@ -47,9 +65,11 @@ def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
         admin: HOST:PORT of Envoy's admin interface, whose host must be an IP address.
         labels: what else Gateway selectors may match.
         delta: incremental xDS; False for state of the world.
+        tls: how to connect with TLS; None: plain text.
 
     Raises:
-        ValueError: an address is not of the form HOST:PORT, or a name is empty.
+        ValueError: an address is not of the form HOST:PORT, a name is empty, or one of Envoy's certificate
+            and key is given without the other.
     """
     if not node_id or not cluster:
         raise ValueError("the node id and the cluster of an Envoy must not be empty")
@@ -62,7 +82,7 @@ def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
         "node": _node(node_id, cluster, labels or {}),
         "admin": {"address": _address(admin_host, admin_port)},
         "dynamic_resources": _dynamic(delta=delta),
-        "static_resources": {"clusters": [_xds_cluster(*_split(xds, "xDS"))]},
+        "static_resources": {"clusters": [_xds_cluster(*_split(xds, "xDS"), tls)]},
         "overload_manager": overload_manager(),
     }
     header = _HEADER.format(xds=xds, admin=admin)
@@ -105,7 +125,7 @@ def _dynamic(*, delta: bool) -> dict[str, Any]:
     }
 
 
-def _xds_cluster(host: str, port: int) -> dict[str, Any]:
+def _xds_cluster(host: str, port: int, tls: Tls | None) -> dict[str, Any]:
     return {
         "name": XDS_CLUSTER,
         "type": "STATIC" if _is_ip(host) else "STRICT_DNS",
@@ -122,9 +142,40 @@ def _xds_cluster(host: str, port: int) -> dict[str, Any]:
                 },
             }
         },
+        **({} if tls is None else {"transport_socket": _transport_socket(tls, tls.server_name or host)}),
         "load_assignment": {
             "cluster_name": XDS_CLUSTER,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host, port)}}]}],
+        },
+    }
+
+
+def _transport_socket(tls: Tls, name: str) -> dict[str, Any]:
+    """TLS with HTTP/2, to a server whose certificate is signed by `tls.ca` and has `name`.
+
+    The name is checked as what it is: an IP address, a URI such as a SPIFFE id, or a DNS name.
+    """
+    if (tls.certificate is None) != (tls.key is None):
+        raise ValueError("Envoy's own certificate and its key belong together: give both or neither")
+    kind = "IP_ADDRESS" if _is_ip(name) else "URI" if "://" in name else "DNS"
+    common: dict[str, Any] = {
+        "alpn_protocols": ["h2"],
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "validation_context": {
+            "trusted_ca": {"filename": tls.ca},
+            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}],
+        },
+    }
+    if tls.certificate is not None:
+        common["tls_certificates"] = [
+            {"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}}
+        ]
+    return {
+        "name": TLS_SOCKET,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            **({"sni": name} if kind == "DNS" else {}),
+            "common_tls_context": common,
         },
     }
 

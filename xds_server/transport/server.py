@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
+from xds_server.transport.quiet import Quieter
 from xds_server.transport.stream import Stream
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds_server.xds.status import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
 
+    from xds_server.transport.tls import Certificates
+    from xds_server.xds.access import AccessList
     from xds_server.xds.hub import Hub
 
     Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
@@ -65,12 +70,23 @@ class XdsServer:
         hub: what is served.
         address: HOST:PORT; port 0 picks a free one.
         options: how streams are kept.
+        certificates: loaded already; None: plain text.
     """
 
-    def __init__(self, hub: Hub, address: str, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        address: str,
+        options: ServerOptions | None = None,
+        certificates: Certificates | None = None,
+    ) -> None:
         self._hub = hub
         self._address = address
         self._options = options or ServerOptions()
+        self._certificates = certificates
+        self._door = Doorkeeper()
+        self._streams: set[Stream] = set()
+        self._quieter = Quieter(time.monotonic)
         self._ending = asyncio.Event()
         rate = self._options.streams_per_second
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
@@ -82,14 +98,28 @@ class XdsServer:
         server = grpc.aio.server(options=self._channel_options())
         server.add_generic_rpc_handlers(tuple(self._services()))
         try:
-            port: int = server.add_insecure_port(self._address)
+            port = self._bind(server)
         except RuntimeError as error:
             await server.stop(None)
             raise OSError(f"xds: cannot listen on {self._address}: {await _why(self._address)}") from error
         await server.start()
         self._server = server
-        self._log.info("xds listening", address=self._address, port=port)
+        self._log.info("xds listening", address=self._address, port=port, tls=self._certificates is not None)
         return port
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        port: int = (
+            server.add_insecure_port(self._address)
+            if self._certificates is None
+            else server.add_secure_port(self._address, self._certificates.credentials())
+        )
+        return port
+
+    def allow(self, access: AccessList) -> None:
+        """Take over a list of clients. Streams of those that are no longer on it are ended."""
+        self._door.access = access
+        for stream in tuple(self._streams):
+            stream.reconsider()
 
     async def stop(self, grace: float) -> None:
         """End every stream, then the server; after `grace` seconds what is left is cut off.
@@ -132,23 +162,45 @@ class XdsServer:
 
     def _handler(self, variant: Variant, type_url: str | None) -> Handler:
         async def handle(_: object, context: Context) -> None:
-            await self._admission.enter()
-            if self._ending.is_set():
-                return
-            stream = Stream(
-                hub=self._hub,
-                context=context,
-                variant=variant,
-                type_url=type_url,
-                ending=self._ending,
-                lifetime=self._lifetime(),
-            )
             try:
-                await stream.serve()
+                await self._serve(context, variant, type_url)
+            except RefusedError as error:
+                await self._refuse(context, error.reason, str(error))
             except ProtocolError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                await self._refuse(context, Refusal.PROTOCOL, str(error))
 
         return handle
+
+    async def _serve(self, context: Context, variant: Variant, type_url: str | None) -> None:
+        """One stream, from its identity to its end."""
+        proved = identities(context.auth_context())
+        self._door.admit(proved)
+        await self._admission.enter()
+        if self._ending.is_set():
+            return
+        stream = Stream(
+            hub=self._hub,
+            context=context,
+            variant=variant,
+            type_url=type_url,
+            identities=proved,
+            door=self._door,
+            ending=self._ending,
+            lifetime=self._lifetime(),
+        )
+        self._streams.add(stream)
+        try:
+            await stream.serve()
+        finally:
+            self._streams.discard(stream)
+
+    async def _refuse(self, context: Context, reason: Refusal, text: str) -> None:
+        self._hub.stats.refusals[reason] += 1
+        if (unsaid := self._quieter.may_say(reason)) is not None:
+            self._log.warning(
+                "client refused", peer=context.peer(), reason=reason.value, error=text, not_logged=unsaid
+            )
+        await context.abort(CODES[reason], text)
 
     def _lifetime(self) -> float | None:
         lifetime = self._options.lifetime

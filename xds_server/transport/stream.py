@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from xds_server.transport.access import RefusedError
 from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
 from xds_server.xds.messages import ProtocolError, Variant
+from xds_server.xds.model import Node
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+    from xds_server.transport.access import Doorkeeper
     from xds_server.xds.hub import Hub
 
 LARGE_RESPONSE = 3_500_000
@@ -33,6 +36,8 @@ class Stream:
         context: the RPC, as grpc.aio hands it over.
         variant: which dialect is spoken.
         type_url: the only type served; None on an aggregated stream.
+        identities: what the client's certificate proves.
+        door: who may be which node.
         ending: set when streams should end.
         lifetime: seconds after which this stream ends by itself; None: never.
     """
@@ -44,13 +49,18 @@ class Stream:
         context: grpc.aio.ServicerContext[bytes, bytes],
         variant: Variant,
         type_url: str | None,
+        identities: tuple[str, ...],
+        door: Doorkeeper,
         ending: asyncio.Event,
         lifetime: float | None,
     ) -> None:
         self._hub = hub
         self._context = context
         self._variant = variant
+        self._identities = identities
+        self._door = door
         self._ending = ending
+        self._refused: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._lifetime = lifetime
         self._wake = asyncio.Event()
         self._session = hub.open(variant, type_url, context.peer(), self._wake.set)
@@ -61,28 +71,43 @@ class Stream:
 
         Raises:
             ProtocolError: the client asked for what cannot be.
+            RefusedError: the client is not, or no longer, let in.
         """
-        tasks = {
+        tasks: set[asyncio.Future[object]] = {
             self._task("the client ended it", self._read()),
             self._task("nothing more can be written", self._write()),
             self._task("the server stops", self._ending.wait()),
         }
         reason = "the connection is gone"
         try:
-            done, _ = await asyncio.wait(tasks, timeout=self._lifetime, return_when=asyncio.FIRST_COMPLETED)
-            reason = ", ".join(sorted(task.get_name() for task in done)) or "its lifetime is over"
+            ends = tasks | {self._refused}
+            done, _ = await asyncio.wait(ends, timeout=self._lifetime, return_when=asyncio.FIRST_COMPLETED)
+            reason = ", ".join(sorted(map(_name, done))) or "its lifetime is over"
             for task in done:
                 task.result()
-        except ProtocolError as error:
+        except (ProtocolError, RefusedError) as error:
             reason = str(error)
             raise
         finally:
             client = self._session.id
             self._session.close()
+            self._refused.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._log.info("client disconnected", client=client, reason=reason)
+
+    def reconsider(self) -> None:
+        """The list of clients has changed: a client that is no longer let in is told so."""
+        node = self._session.node
+        try:
+            if node is None:
+                self._door.admit(self._identities)
+            else:
+                self._door.admit_node(self._identities, node)
+        except RefusedError as error:
+            if not self._refused.done():
+                self._refused.set_exception(error)
 
     def _task(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         return asyncio.create_task(work, name=name)
@@ -93,6 +118,8 @@ class Stream:
             first = self._session.node is None
             parse = parse_delta_request if self._variant is Variant.DELTA else parse_request
             request = parse(data, with_node=first)
+            if first:
+                self._door.admit_node(self._identities, request.node or Node("", ""))
             before = self._session.rejection(request.type_url)
             self._session.receive(request)
             if first:
@@ -143,3 +170,7 @@ class Stream:
                 names=sorted(rejection.sent.contents),
                 error=rejection.error,
             )
+
+
+def _name(end: asyncio.Future[object]) -> str:
+    return end.get_name() if isinstance(end, asyncio.Task) else "refused"

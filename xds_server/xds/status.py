@@ -26,6 +26,18 @@ class SyncState(StrEnum):
     ERROR = "ERROR"
 
 
+class Refusal(StrEnum):
+    """Why a stream was not taken on, or was ended by the server."""
+
+    NO_IDENTITY = "no_identity"
+    UNKNOWN_IDENTITY = "unknown_identity"
+    FOREIGN_NODE = "foreign_node"
+    TOO_MANY_STREAMS = "too_many_streams"
+    REQUEST_TOO_LARGE = "request_too_large"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    PROTOCOL = "protocol"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeStatus:
     """One client and one type. Times are the hub's clock (seconds), None for what has not happened."""
@@ -75,6 +87,7 @@ class HubStats:
     acks: Counter[str] = field(default_factory=Counter)
     nacks: Counter[str] = field(default_factory=Counter)
     stale: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[Refusal] = field(default_factory=Counter)
     publications: int = 0
     streams_open: int = 0
     streams_total: int = 0

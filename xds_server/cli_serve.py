@@ -1,0 +1,114 @@
+"""The options of `xds-server serve`, and of the TLS side of `bootstrap`: declared and read, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xds_server import settings
+
+DEFAULT_XDS = "127.0.0.1:18000"
+DEFAULT_ADMIN = "127.0.0.1:19000"
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds, 0 or more")
+    return value
+
+
+def add_serve_options(sub: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    sub.add_argument(
+        "--config", type=Path, required=True, metavar="DIR", help="directory of *.yaml documents"
+    )
+    sub.add_argument(
+        "--xds", default=DEFAULT_XDS, metavar="HOST:PORT", help=f"where Envoys connect ({DEFAULT_XDS})"
+    )
+    sub.add_argument(
+        "--admin",
+        default=DEFAULT_ADMIN,
+        metavar="HOST:PORT",
+        help=f"health, metrics, status and moves ({DEFAULT_ADMIN}); whoever reaches it may move models",
+    )
+    sub.add_argument(
+        "--access-log",
+        choices=("stdout", "off"),
+        default="stdout",
+        help="Envoy's access log: JSON lines with the subset and the replica of each request (stdout)",
+    )
+    sub.add_argument(
+        "--stop-limit", type=seconds, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
+    )
+    sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    sub.add_argument(
+        "--log-format",
+        choices=("auto", "console", "json"),
+        default="auto",
+        help="auto: console on a terminal",
+    )
+    _add_security(sub)
+
+
+def _add_security(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group(
+        "security of the xDS port", "Files are read again when they change, without a restart."
+    )
+    group.add_argument(
+        "--tls-cert", type=Path, metavar="FILE", help="the server's certificate chain, PEM; turns TLS on"
+    )
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    group.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="who signs the clients' certificates, PEM; every client then needs one",
+    )
+    group.add_argument(
+        "--clients",
+        type=Path,
+        metavar="FILE",
+        help="YAML list of the identities that may connect, and of the nodes and clusters they may be",
+    )
+    group.add_argument(
+        "--insecure-plaintext",
+        action="store_true",
+        help="let --xds be plain text on an address that other machines reach",
+    )
+
+
+def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
+    """What was given, as the server takes it."""
+    from xds_server import settings
+
+    return settings.ServeOptions(
+        config=options.config,
+        xds=options.xds,
+        admin=options.admin,
+        access_log=options.access_log == "stdout",
+        stop_limit=options.stop_limit,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
+        tls_client_ca=options.tls_client_ca,
+        clients=options.clients,
+        insecure_plaintext=options.insecure_plaintext,
+    )
+
+
+def add_bootstrap_tls_options(sub: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    group = sub.add_argument_group("TLS to the xDS server", "Envoy reads these files as it starts.")
+    group.add_argument("--tls", action="store_true", help="connect with TLS; needs --tls-ca")
+    group.add_argument("--tls-ca", metavar="FILE", help="who signs the server's certificate, PEM")
+    group.add_argument("--tls-cert", metavar="FILE", help="this Envoy's own certificate chain, PEM")
+    group.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    group.add_argument(
+        "--tls-server-name",
+        metavar="NAME",
+        help="what the server's certificate has to name: DNS name, IP address or URI (the host of --xds)",
+    )
