@@ -53,6 +53,7 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
         help="auto: console on a terminal",
     )
     _add_security(sub)
+    _add_limits(sub)
 
 
 def _add_security(sub: argparse.ArgumentParser) -> None:
@@ -82,9 +83,79 @@ def _add_security(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return value
+
+
+def count(text: str) -> int:
+    """An integer above 0."""
+    if not text.isascii() or not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no integer above 0")
+    return int(text)
+
+
+def _add_limits(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group(
+        "limits of the xDS port", "Whatever has to wait or is refused is counted in /metrics."
+    )
+    group.add_argument(
+        "--max-streams",
+        type=count,
+        default=10_000,
+        metavar="N",
+        help="open at a time; more are refused (10000)",
+    )
+    group.add_argument(
+        "--max-streams-per-second",
+        type=positive,
+        default=500.0,
+        metavar="N",
+        help="new ones; more wait (500)",
+    )
+    group.add_argument(
+        "--max-requests-per-second",
+        type=positive,
+        default=500.0,
+        metavar="N",
+        help="of one stream; it is slowed down to that, and ended if it goes on for 10 s (500)",
+    )
+    group.add_argument(
+        "--max-request-bytes",
+        type=count,
+        default=16 * 1024 * 1024,
+        metavar="N",
+        help="of one request; a larger one ends its stream (16 MiB)",
+    )
+    group.add_argument(
+        "--max-concurrent-pushes",
+        type=count,
+        default=200,
+        metavar="N",
+        help="responses written at a time; more wait and are merged (200)",
+    )
+    group.add_argument(
+        "--stream-lifetime",
+        type=positive,
+        metavar="SECONDS",
+        help="end each stream after this time, give or take a fifth: clients then spread anew (never)",
+    )
+    group.add_argument(
+        "--keepalive",
+        type=positive,
+        default=30.0,
+        metavar="SECONDS",
+        help="silence after which a client is pinged; one that does not answer in 10 s is gone (30)",
+    )
+
+
 def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
     """What was given, as the server takes it."""
     from xds_server import settings
+    from xds_server.transport.server import ServerOptions
 
     return settings.ServeOptions(
         config=options.config,
@@ -97,6 +168,15 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         tls_client_ca=options.tls_client_ca,
         clients=options.clients,
         insecure_plaintext=options.insecure_plaintext,
+        transport=ServerOptions(
+            keepalive=options.keepalive,
+            lifetime=options.stream_lifetime,
+            streams_per_second=options.max_streams_per_second,
+            max_streams=options.max_streams,
+            max_request=options.max_request_bytes,
+            requests_per_second=options.max_requests_per_second,
+            max_pushes=options.max_concurrent_pushes,
+        ),
     )
 
 

@@ -54,6 +54,8 @@ class Publisher:
         self._window = window
         self._clock = clock
         self._changed = asyncio.Event()
+        self._changed_at: float | None = None
+        """When the first change that is not published yet happened, by the hub's clock."""
         self._started = False
         self._owed = False
         """What was dirty has been taken, but not been published yet: also after a build that failed."""
@@ -64,6 +66,8 @@ class Publisher:
 
     def notify(self) -> None:
         """The mesh has something new; called on the event loop."""
+        if self._changed_at is None:
+            self._changed_at = self._hub.clock()
         self._changed.set()
 
     def start(self) -> int:
@@ -97,7 +101,8 @@ class Publisher:
         self._mesh.take_dirty()
         serial = self._hub.serial + 1
         catalog = self._builder.build(self._mesh.routing, self._mesh.services(), serial)
-        self._hub.publish(catalog)
+        since, self._changed_at = self._changed_at, None
+        self._hub.publish(catalog, since)
         self._owed = False
         self.publications += 1
         self.last_duration = self._clock() - begun

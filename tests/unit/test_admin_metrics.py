@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from xds_server.config.problems import Problem
 from xds_server.mesh.events import FailureKind, ModelsReported, ModelState
 from xds_server.xds.model import ENDPOINT
+from xds_server.xds.status import Delay, Refusal
 
 Found = Callable[..., float]
 
@@ -113,3 +114,29 @@ async def test_no_label_names_a_model_a_replica_or_a_client(world: World) -> Non
     FakeEnvoy(world, "envoy-1")
     labels = {value for _, values in await scrape(world) for value in values}
     assert not labels & {"m", "solo", "fixed", "envoy-1", *(world.at(n) for n in (1, 2, 3))}
+
+
+async def test_histograms_and_what_waited_or_was_refused(world: World) -> None:
+    envoy = FakeEnvoy(world, "a")
+    stats = world.hub.stats
+    stats.queue_time.observe(0.003)
+    stats.sizes[ENDPOINT].observe(5_000_000)
+    stats.refusals[Refusal.TOO_MANY_STREAMS] += 2
+    stats.delays[Delay.PUSH] += 3
+    stats.encoded[ENDPOINT] += 4
+    stats.shared[ENDPOINT] += 5
+    world.loaded[world.id(3)].add("m")
+    world.report(world.id(3))
+    world.publisher.flush()
+    envoy.pump()
+    found = await samples(world)
+    assert found("xds_push_queue_seconds_bucket", "0.0025") == 0
+    assert found("xds_push_queue_seconds_bucket", "0.005") == 1
+    assert found("xds_response_size_bytes_bucket", "EDS", "4194304.0") == 0
+    assert found("xds_response_size_bytes_bucket", "EDS", "16000000.0") == 1
+    assert found("xds_response_size_bytes_count", "EDS") == 1
+    assert found("xds_convergence_seconds_count") >= 1
+    assert found("xds_refusals_total", "too_many_streams") == 2
+    assert found("xds_refusals_total", "foreign_node") == 0
+    assert found("xds_delays_total", "push") == 3
+    assert (found("xds_encodings_total", "EDS"), found("xds_encodings_saved_total", "EDS")) == (4, 5)

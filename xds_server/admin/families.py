@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prometheus_client.metrics_core import Metric
+
+    from xds_server.xds.histogram import Histogram
 
 PREFIX = "xds_server_"
 
@@ -34,4 +36,14 @@ def counters(
     family = CounterMetricFamily(PREFIX + name, text, labels=labels)
     for label, value in values.items():
         family.add_metric(label, value)
+    return family
+
+
+def histograms(
+    name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], Histogram]
+) -> Metric:
+    """How figures are spread, by the values of their labels."""
+    family = HistogramMetricFamily(PREFIX + name, text, labels=labels)
+    for label, value in values.items():
+        family.add_metric(label, value.cumulative(), value.total)
     return family

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily
 
 from xds_server.admin import clients, families
-from xds_server.xds.status import Refusal, SyncState
+from xds_server.xds.status import Delay, Refusal, SyncState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from xds_server.admin.state import AdminState
+    from xds_server.xds.status import HubStats
 
 
 def collect(state: AdminState) -> Iterator[Metric]:
@@ -24,6 +25,8 @@ def collect(state: AdminState) -> Iterator[Metric]:
         ("xds_pushes", "Responses sent.", stats.pushes),
         ("xds_resources", "Resources sent.", stats.resources),
         ("xds_response_bytes", "Bytes of the responses sent.", stats.bytes),
+        ("xds_encodings", "Responses whose bytes were made.", stats.encoded),
+        ("xds_encodings_saved", "Responses whose bytes another client's response had.", stats.shared),
         ("xds_acks", "Responses that a client accepted.", stats.acks),
         ("xds_nacks", "Responses that a client rejected.", stats.nacks),
         ("xds_stale_answers", "Requests that answered a response already replaced.", stats.stale),
@@ -34,6 +37,18 @@ def collect(state: AdminState) -> Iterator[Metric]:
     yield CounterMetricFamily(
         families.PREFIX + "xds_streams_opened", "Streams opened.", value=stats.streams_total
     )
+    yield CounterMetricFamily(
+        families.PREFIX + "xds_streams_expired",
+        "Streams ended because their lifetime was over.",
+        value=stats.streams_expired,
+    )
+    yield families.counters(
+        "xds_delays",
+        "What waited because of a limit: new streams, requests of a stream, pushes.",
+        ("limit",),
+        {(delay.value,): stats.delays[delay] for delay in Delay},
+    )
+    yield from _histograms(stats)
     yield families.counters(
         "xds_refusals",
         "Streams that were not taken on, or were ended by the server, by reason.",
@@ -53,13 +68,33 @@ def collect(state: AdminState) -> Iterator[Metric]:
     )
 
 
+def _histograms(stats: HubStats) -> Iterator[Metric]:
+    yield families.histograms(
+        "xds_push_queue_seconds",
+        "From the moment that a client is owed something to its being written.",
+        (),
+        {(): stats.queue_time},
+    )
+    yield families.histograms(
+        "xds_convergence_seconds",
+        "From a change at its source to the last client's answer to it.",
+        (),
+        {(): stats.convergence},
+    )
+    yield families.histograms(
+        "xds_response_size_bytes",
+        "Bytes of a response.",
+        ("type",),
+        {(kind,): stats.sizes[url] for url, kind in clients.SHORT.items()},
+    )
+
+
 def _standing(state: AdminState) -> dict[tuple[str, ...], float]:
     """How many clients stand how, for each of the four types; those of other types are not counted."""
     counts: dict[tuple[str, ...], float] = {
         (kind, each.value): 0 for kind in clients.SHORT.values() for each in SyncState
     }
-    for client in state.hub.clients():
-        for each in client.types:
-            if each.type_url in clients.SHORT:
-                counts[clients.SHORT[each.type_url], each.state.value] += 1
+    for (type_url, stands), count in state.hub.standing().items():
+        if type_url in clients.SHORT:
+            counts[clients.SHORT[type_url], stands.value] += count
     return counts

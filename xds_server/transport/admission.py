@@ -31,8 +31,14 @@ class Admission:
         self._next = place + self._interval
         return max(0.0, place - self._slack - now)
 
-    async def enter(self) -> None:
-        """Wait for a place."""
+    async def enter(self) -> bool:
+        """Wait for a place; returns whether there was a wait. Who leaves meanwhile gives the place back."""
         seconds = self.delay()
-        if seconds > 0.0:
+        if seconds <= 0.0:
+            return False
+        try:
             await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self._next -= self._interval
+            raise
+        return True

@@ -16,11 +16,12 @@ import structlog
 
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
+from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.quiet import Quieter
 from xds_server.transport.stream import Stream
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
-from xds_server.xds.status import Refusal
+from xds_server.xds.status import Delay, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,15 +53,20 @@ class ServerOptions:
 
     `keepalive`: silence after which the client is pinged; `keepalive_timeout`: how long it may take to
     answer. `lifetime`: how long a stream lives, give or take a fifth; None: as long as the client wants.
-    `streams_per_second`: how many new ones are taken on; others wait. `max_request`: bytes; a client
-    that reconnects names everything it holds.
+    `streams_per_second`: how many new ones are taken on; others wait. `max_streams`: how many there may be,
+    those that wait included; more are refused. `max_request`: bytes; a client that reconnects names
+    everything it holds. `requests_per_second`: of one stream; it is slowed down to that, and ended if it
+    goes on. `max_pushes`: how many responses are written at a time; others wait.
     """
 
     keepalive: float = 30.0
     keepalive_timeout: float = 10.0
     lifetime: float | None = None
     streams_per_second: float = 500.0
-    max_request: int = 64 * 1024 * 1024
+    max_streams: int = 10_000
+    max_request: int = 16 * 1024 * 1024
+    requests_per_second: float = 500.0
+    max_pushes: int = 200
 
 
 class XdsServer:
@@ -90,6 +96,8 @@ class XdsServer:
         self._ending = asyncio.Event()
         rate = self._options.streams_per_second
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
+        self._pushes = PushGate(self._options.max_pushes)
+        self._taken = 0
         self._server: grpc.aio.Server | None = None
         self._log = structlog.get_logger("xds")
 
@@ -135,7 +143,8 @@ class XdsServer:
         options = self._options
         return [
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", options.max_request),
+            # Above this gRPC refuses by itself; what lies between is refused with our words, and counted.
+            ("grpc.max_receive_message_length", 2 * options.max_request),
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", int(options.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
@@ -175,9 +184,20 @@ class XdsServer:
         """One stream, from its identity to its end."""
         proved = identities(context.auth_context())
         self._door.admit(proved)
-        await self._admission.enter()
-        if self._ending.is_set():
-            return
+        if self._taken >= self._options.max_streams:
+            text = f"this server has {self._taken} streams, and takes no more"
+            raise RefusedError(Refusal.TOO_MANY_STREAMS, text)
+        self._taken += 1
+        try:
+            self._hub.stats.delays[Delay.STREAM] += await self._admission.enter()
+            if not self._ending.is_set():
+                await self._run(context, variant, type_url, proved)
+        finally:
+            self._taken -= 1
+
+    async def _run(
+        self, context: Context, variant: Variant, type_url: str | None, proved: tuple[str, ...]
+    ) -> None:
         stream = Stream(
             hub=self._hub,
             context=context,
@@ -187,6 +207,9 @@ class XdsServer:
             door=self._door,
             ending=self._ending,
             lifetime=self._lifetime(),
+            meter=RequestMeter(self._options.requests_per_second, time.monotonic),
+            max_request=self._options.max_request,
+            pushes=self._pushes,
         )
         self._streams.add(stream)
         try:

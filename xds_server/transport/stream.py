@@ -16,13 +16,16 @@ from xds_server.transport.access import RefusedError
 from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import Node
+from xds_server.xds.status import Delay, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
     from xds_server.transport.access import Doorkeeper
+    from xds_server.transport.limits import PushGate, RequestMeter
     from xds_server.xds.hub import Hub
+    from xds_server.xds.messages import DeltaResponse, Response
 
 LARGE_RESPONSE = 3_500_000
 """Bytes from which a response is logged: clients with gRPC's default limit of 4 MiB drop larger ones."""
@@ -40,6 +43,9 @@ class Stream:
         door: who may be which node.
         ending: set when streams should end.
         lifetime: seconds after which this stream ends by itself; None: never.
+        meter: how many requests it may send.
+        max_request: bytes of a request.
+        pushes: where its pushes wait for their turn.
     """
 
     def __init__(
@@ -53,6 +59,9 @@ class Stream:
         door: Doorkeeper,
         ending: asyncio.Event,
         lifetime: float | None,
+        meter: RequestMeter,
+        max_request: int,
+        pushes: PushGate,
     ) -> None:
         self._hub = hub
         self._context = context
@@ -62,8 +71,12 @@ class Stream:
         self._ending = ending
         self._refused: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._lifetime = lifetime
+        self._meter = meter
+        self._max_request = max_request
+        self._pushes = pushes
         self._wake = asyncio.Event()
-        self._session = hub.open(variant, type_url, context.peer(), self._wake.set)
+        self._woken_at: float | None = None
+        self._session = hub.open(variant, type_url, context.peer(), self._on_wake)
         self._log = structlog.get_logger("xds").bind(peer=context.peer(), variant=variant.value)
 
     async def serve(self) -> None:
@@ -83,6 +96,7 @@ class Stream:
             ends = tasks | {self._refused}
             done, _ = await asyncio.wait(ends, timeout=self._lifetime, return_when=asyncio.FIRST_COMPLETED)
             reason = ", ".join(sorted(map(_name, done))) or "its lifetime is over"
+            self._hub.stats.streams_expired += not done
             for task in done:
                 task.result()
         except (ProtocolError, RefusedError) as error:
@@ -115,6 +129,7 @@ class Stream:
     async def _read(self) -> None:
         """Hand each request to the session, until the client has no more."""
         while (data := await self._context.read()) is not grpc.aio.EOF:
+            await self._metered(data)
             first = self._session.node is None
             parse = parse_delta_request if self._variant is Variant.DELTA else parse_request
             request = parse(data, with_node=first)
@@ -127,19 +142,47 @@ class Stream:
             if request.error_detail is not None:
                 self._rejected(request.type_url, before)
 
+    async def _metered(self, data: bytes) -> None:
+        """Hold a request against its limits, and wait where it came too soon."""
+        if len(data) > self._max_request:
+            text = f"a request of {len(data)} bytes; at most {self._max_request} are read"
+            raise RefusedError(Refusal.REQUEST_TOO_LARGE, text)
+        if seconds := self._meter.delay():
+            self._hub.stats.delays[Delay.REQUEST] += 1
+            await asyncio.sleep(seconds)
+
+    def _on_wake(self) -> None:
+        if self._woken_at is None:
+            self._woken_at = self._hub.clock()
+        self._wake.set()
+
     async def _write(self) -> None:
-        """Write what is owed, whenever something is."""
+        """Write what is owed, whenever something is and it is this stream's turn."""
         while True:
-            self._wake.clear()
-            for response in self._session.take():
-                payload = encode_response(response)
-                self._hub.stats.bytes[response.type_url] += len(payload)
-                if len(payload) >= LARGE_RESPONSE:
-                    self._log.warning(
-                        "large response", client=self._session.id, type=response.type_url, bytes=len(payload)
-                    )
-                await self._context.write(payload)
+            self._hub.stats.delays[Delay.PUSH] += self._pushes.full
+            place = await self._pushes.enter()
+            try:
+                self._wake.clear()
+                responses = self._session.take()
+                woken_at, self._woken_at = self._woken_at, None
+                if responses:
+                    place.write()
+                    now = self._hub.clock()
+                    self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
+                for response in responses:
+                    await self._context.write(self._encoded(response))
+            finally:
+                place.leave()
             await self._woken()
+
+    def _encoded(self, response: Response | DeltaResponse) -> bytes:
+        payload = encode_response(response)
+        stats, size = self._hub.stats, len(payload)
+        stats.bytes[response.type_url] += size
+        stats.sizes[response.type_url].observe(size)
+        if size >= LARGE_RESPONSE:
+            self._log.warning("large response", client=self._session.id, type=response.type_url, bytes=size)
+        return payload
 
     async def _woken(self) -> None:
         """Wait for the wake call, or for the moment when the session has something to say anyway."""

@@ -5,16 +5,19 @@ Single-threaded and never waits: what a client has not yet taken is marked in it
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from xds_server.xds.convergence import Convergence
 from xds_server.xds.model import EMPTY_SNAPSHOT, Catalog, Node, Snapshot
 from xds_server.xds.session import Session
 from xds_server.xds.snapshot import changed_names
-from xds_server.xds.status import ClientStatus, HubStats, Progress
+from xds_server.xds.status import ClientStatus, HubStats, Progress, SyncState, state_of
 from xds_server.xds.subscription import Index
 
 if TYPE_CHECKING:
+    from xds_server.xds.convergence import Round
     from xds_server.xds.messages import Variant
     from xds_server.xds.watch import Watch
 
@@ -28,6 +31,7 @@ class Hub:
         self.clock = clock
         self.index = Index()
         self.stats = HubStats()
+        self.convergence = Convergence(clock, self.stats.convergence)
         self._catalog: Catalog | None = None
         self._sessions: dict[int, Session] = {}
         self._listeners: dict[int, Callable[[], None]] = {}
@@ -57,11 +61,12 @@ class Hub:
         """What a node is entitled to now; nothing before the first catalog."""
         return self._catalog.snapshot_for(node) if self._catalog else EMPTY_SNAPSHOT
 
-    def publish(self, catalog: Catalog) -> None:
+    def publish(self, catalog: Catalog, since: float | None = None) -> None:
         """Make `catalog` what clients should have, and wake the sessions that a change concerns.
 
-        Snapshots are compared once for each pair of old and new, however many clients share it.
-        ValueError for a serial that does not grow.
+        `since`: when the first of its changes happened, by the hub's clock; None: just now. Snapshots are
+        compared once for each pair of old and new, however many clients share it. ValueError for a
+        serial that does not grow.
         """
         if catalog.serial <= self.serial:
             raise ValueError(f"serial: found {catalog.serial}; the last published was {self.serial}")
@@ -79,23 +84,27 @@ class Hub:
             movers.setdefault(pair, set()).add(session.number)
             session.show(after)
         concerned: set[int] = set()
+        made = self.convergence.begin(catalog.serial, since)
         for pair, (before, after) in moves.items():
-            concerned |= self._mark(changed_names(before, after), movers[pair])
+            concerned |= self._mark(changed_names(before, after), movers[pair], made)
+        self.convergence.started(made)
         for number in list(self._sessions) if first else sorted(concerned):
             self._sessions[number].wake()
 
-    def _mark(self, changes: Changes, movers: set[int]) -> set[int]:
+    def _mark(self, changes: Changes, movers: set[int], made: Round) -> set[int]:
         """Mark the watches that `changes` concern, of these sessions. Returns the sessions to wake."""
         concerned: set[int] = set()
         for type_url, names in changes.items():
             for watch in self.index.wildcards(type_url):
                 if watch.stream in movers:
                     watch.mark(names)
+                    watch.rounds.expect(made)
                     concerned.add(watch.stream)
             for name in names:
                 for watch in self.index.named(type_url, name):
                     if watch.stream in movers:
                         watch.mark((name,))
+                        watch.rounds.expect(made)
                         concerned.add(watch.stream)
         return concerned
 
@@ -139,6 +148,14 @@ class Hub:
     def clients(self) -> tuple[ClientStatus, ...]:
         """Every connected stream, the longest connected first."""
         return tuple(session.status() for session in self._sessions.values())
+
+    def standing(self) -> Counter[tuple[str, SyncState]]:
+        """How many clients stand how with each type URL; far cheaper than `clients`."""
+        return Counter(
+            (watch.type_url, state_of(watch, session.snapshot))
+            for session in self._sessions.values()
+            for watch in session.watches.values()
+        )
 
     def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after every ACK, NACK and close. Returns what removes it again."""

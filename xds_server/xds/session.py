@@ -119,6 +119,8 @@ class Session:
         else:
             watch.reject(request.error_detail, now)
             self._hub.stats.nacks[watch.type_url] += 1
+        if not watch.held_back:
+            watch.rounds.answered(outstanding.serial)
         return True
 
     def show(self, snapshot: Snapshot) -> None:
@@ -140,6 +142,8 @@ class Session:
                 plan = self._plan(watch) if watch.marked and watch.ledger.outstanding is None else None
                 if plan is not None:
                     responses.append(self._send(watch, plan))
+                elif watch.rounds and not watch.marked and watch.ledger.outstanding is None:
+                    watch.rounds.answered(self.snapshot.serial)
         return responses
 
     def next_deadline(self) -> float | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from xds_server.xds.histogram import BYTES, SECONDS, Histogram
 
 if TYPE_CHECKING:
     from xds_server.xds.messages import Variant
@@ -36,6 +38,14 @@ class Refusal(StrEnum):
     REQUEST_TOO_LARGE = "request_too_large"
     TOO_MANY_REQUESTS = "too_many_requests"
     PROTOCOL = "protocol"
+
+
+class Delay(StrEnum):
+    """What had to wait because of a limit."""
+
+    STREAM = "stream"
+    REQUEST = "request"
+    PUSH = "push"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +89,35 @@ class Progress:
 
 @dataclass(slots=True)
 class HubStats:
-    """Counters since the process started, by type URL where there is one."""
+    """Counters since the process started, by type URL where there is one. Times in seconds.
+
+    `queue_time`: from the moment that a client is owed something to its being written. `convergence`:
+    from a source's change to the last answer to it. `sizes`: bytes of a response.
+    """
 
     pushes: Counter[str] = field(default_factory=Counter)
     resources: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    encoded: Counter[str] = field(default_factory=Counter)
+    """Responses whose bytes were made."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Responses whose bytes another client's response had already."""
     acks: Counter[str] = field(default_factory=Counter)
     nacks: Counter[str] = field(default_factory=Counter)
     stale: Counter[str] = field(default_factory=Counter)
     refusals: Counter[Refusal] = field(default_factory=Counter)
+    delays: Counter[Delay] = field(default_factory=Counter)
+    queue_time: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    convergence: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    sizes: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_sizes))
     publications: int = 0
     streams_open: int = 0
     streams_total: int = 0
+    streams_expired: int = 0
+
+
+def _sizes() -> Histogram:
+    return Histogram(BYTES)
 
 
 def type_status(watch: Watch, snapshot: Snapshot) -> TypeStatus:
@@ -100,7 +127,7 @@ def type_status(watch: Watch, snapshot: Snapshot) -> TypeStatus:
     latest = max(rejections, key=lambda rejection: rejection.at, default=None)
     return TypeStatus(
         type_url=watch.type_url,
-        state=_state(watch, snapshot),
+        state=state_of(watch, snapshot),
         subscribed=watch.subscription.described(),
         sent_version=ledger.last_sent.version if ledger.last_sent else "",
         acked_version=ledger.last_acked.version if ledger.last_acked else "",
@@ -113,7 +140,8 @@ def type_status(watch: Watch, snapshot: Snapshot) -> TypeStatus:
     )
 
 
-def _state(watch: Watch, snapshot: Snapshot) -> SyncState:
+def state_of(watch: Watch, snapshot: Snapshot) -> SyncState:
+    """How one client stands with one type; cheap where nothing is under way."""
     ledger = watch.ledger
     if ledger.rejected:
         return SyncState.ERROR

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from xds_server.xds.convergence import Unanswered
 from xds_server.xds.ledger import ABSENT, Ledger, Rejection
 from xds_server.xds.messages import Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, Resource, Snapshot, TypeSnapshot
@@ -39,6 +40,8 @@ class Watch:
         self.tells_absence = variant is Variant.DELTA or self.whole
         self.subscription = Subscription()
         self.ledger = Ledger()
+        self.rounds = Unanswered()
+        """Publications that concern it and that it has not answered."""
         self.fresh = True
         """No request has been read yet."""
         self.unanswered = False
@@ -125,6 +128,7 @@ class Watch:
 
     def withdraw(self) -> None:
         """The stream is over: leave the index."""
+        self.rounds.leave()
         for name in self.subscription.names:
             self._index.discard(self, name)
         self._index.discard(self, WILDCARD)

@@ -1,0 +1,95 @@
+"""What one stream, and all streams together, may take: requests a second, pushes at a time.
+
+Whoever is over a limit waits; only a flood that does not end is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from xds_server.transport.access import RefusedError
+from xds_server.transport.admission import Admission
+from xds_server.xds.status import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FLOOD = 10.0
+"""Seconds without a pause over its rate of requests after which a stream is ended."""
+
+BURST = 4.0
+"""Seconds' worth of requests that a stream may send at once after a quiet time."""
+
+SLOW_PUSH = 0.25
+"""Seconds after which a push that its client does not take up gives its place to others."""
+
+
+class RequestMeter:
+    """One stream's requests.
+
+    Args:
+        rate: requests a second, above 0.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
+        self._places = Admission(rate, max(1, int(rate * BURST)), clock)
+        self._rate = rate
+        self._clock = clock
+        self._over_since: float | None = None
+
+    def delay(self) -> float:
+        """Count a request. Returns the seconds to wait before it is looked at.
+
+        Raises:
+            RefusedError: the stream has been over its rate for FLOOD seconds on end.
+        """
+        seconds = self._places.delay()
+        if seconds <= 0.0:
+            self._over_since = None
+            return 0.0
+        now = self._clock()
+        if self._over_since is None:
+            self._over_since = now
+        elif now - self._over_since >= FLOOD:
+            text = f"more than {self._rate:g} requests a second for {FLOOD:g} seconds on end"
+            raise RefusedError(Refusal.TOO_MANY_REQUESTS, text)
+        return seconds
+
+
+class PushGate:
+    """At most `limit` pushes at a time. The others wait, in order; what they are owed is merged meanwhile."""
+
+    def __init__(self, limit: int) -> None:
+        self._places = asyncio.Semaphore(limit)
+
+    @property
+    def full(self) -> bool:
+        """Whether who comes now has to wait."""
+        return self._places.locked()
+
+    async def enter(self) -> Place:
+        """Wait for a place. Leave it on every way out."""
+        await self._places.acquire()
+        return Place(self._places)
+
+
+class Place:
+    """One push's place."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places: asyncio.Semaphore | None = places
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self) -> None:
+        """Writing begins. A client that does not read loses the place after SLOW_PUSH seconds."""
+        self._timer = asyncio.get_running_loop().call_later(SLOW_PUSH, self.leave)
+
+    def leave(self) -> None:
+        """Let the next one in. May be called again."""
+        places, self._places = self._places, None
+        if places is not None:
+            if self._timer is not None:
+                self._timer.cancel()
+            places.release()
