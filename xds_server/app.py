@@ -101,6 +101,7 @@ class Server:
                 readiness=self.readiness,
                 certificates=self.certificates,
                 clients=self.clients,
+                metrics_per_client=options.metrics_per_client,
                 clock=self._clock,
             ),
             options.admin,
@@ -167,6 +168,7 @@ class Server:
         self.readiness.reason = "every runtime is being asked once"
         await self.poller.first_round(FIRST_ROUND_LIMIT)
         serial = self.publisher.start()
+        self.xds.serving(ready=True)
         self.readiness.ready = True
         self.readiness.reason = "serving"
         self._log.info("ready", serial=serial, services=len(self.mesh.services()))

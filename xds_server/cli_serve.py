@@ -52,6 +52,11 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: console on a terminal",
     )
+    sub.add_argument(
+        "--metrics-per-client",
+        action="store_true",
+        help="metrics with a label for each client: for a few Envoys, not for thousands",
+    )
     _add_security(sub)
     _add_limits(sub)
 
@@ -168,6 +173,7 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         tls_client_ca=options.tls_client_ca,
         clients=options.clients,
         insecure_plaintext=options.insecure_plaintext,
+        metrics_per_client=options.metrics_per_client,
         transport=ServerOptions(
             keepalive=options.keepalive,
             lifetime=options.stream_lifetime,

@@ -182,6 +182,7 @@ async def test_a_rejected_cluster_is_not_sent_again_and_is_replaced(mode: str) -
         (status,) = made.types(CLUSTER)
         assert (status.state, status.rejected_at is not None) == ("ERROR", True)
         assert "connect_timeout" in status.error or "ConnectTimeout" in status.error
+        assert status.blamed == ("a",)
         pushes = made.hub.stats.pushes[CLUSTER]
         made.world.clusters["b"] = (9099,)
         await made.publish()
@@ -204,6 +205,7 @@ async def test_assignments_rejected_beside_a_bad_one_arrive_once_it_is_mended(mo
         (status,) = made.types(ENDPOINT)
         assert status.state == "ERROR"
         assert set(status.rejected_names) == {"a", "b", "c", "d"}
+        assert status.blamed == ("b",)
         made.world.clusters["b"] = (9012,)
         await made.publish()
         await made.see(assignments, {"a": {9011}, "b": {9012}, "c": {9015}, "d": {9016}})

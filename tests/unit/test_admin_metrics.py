@@ -140,3 +140,11 @@ async def test_histograms_and_what_waited_or_was_refused(world: World) -> None:
     assert found("xds_refusals_total", "foreign_node") == 0
     assert found("xds_delays_total", "push") == 3
     assert (found("xds_encodings_total", "EDS"), found("xds_encodings_saved_total", "EDS")) == (4, 5)
+
+
+async def test_labels_for_each_client_where_that_is_asked_for(world: World) -> None:
+    envoy = FakeEnvoy(world, "envoy-1")
+    found = await samples(world, metrics_per_client=True)
+    client, cluster = world.hub.clients()[0].id, envoy.session.node.cluster
+    assert found("xds_client_state", client, cluster, "EDS", "SYNCED") == 1
+    assert found("xds_client_last_ack_age_seconds", client, cluster, "EDS") >= 0

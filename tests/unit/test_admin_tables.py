@@ -47,7 +47,8 @@ def service(*endpoints: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def kind(name: str, state: str = "SYNCED", **more: Any) -> dict[str, Any]:
-    return {"type": name, "state": state, "error": None, "rejected_names": []} | more
+    rejected: dict[str, Any] = {"rejected_names": [], "blamed": [], "rejected_seconds_ago": None}
+    return {"type": name, "state": state, "error": None} | rejected | more
 
 
 def client(node: str, *types: dict[str, Any]) -> dict[str, Any]:
@@ -237,3 +238,16 @@ def test_colours_on_a_terminal_only() -> None:
 )
 def test_durations(seconds: float, said: str) -> None:
     assert tables.duration(seconds) == said
+
+
+def test_a_rejection_is_shown_with_what_it_is_about_and_since_when() -> None:
+    rejected = kind(
+        "EDS",
+        "ERROR",
+        error="cluster y: bad weight",
+        rejected_names=["x", "y"],
+        blamed=["y"],
+        rejected_seconds_ago=90.0,
+    )
+    text = shown(status(clients=[client("envoy-2", rejected)]))
+    assert "envoy-2 rejected EDS y 2 min ago: cluster y: bad weight" in text

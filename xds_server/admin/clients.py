@@ -50,6 +50,7 @@ def _type(each: TypeStatus, now: float) -> ClientTypeRecord:
         "acknowledged": each.acked_version or None,
         "rejected": each.rejected_version or None,
         "rejected_names": list(each.rejected_names),
+        "blamed": list(each.blamed),
         "error": each.error or None,
         "sent_seconds_ago": None if each.sent_at is None else _ago(each.sent_at, now),
         "acknowledged_seconds_ago": None if each.acked_at is None else _ago(each.acked_at, now),

@@ -99,7 +99,10 @@ class PlaceRecord(TypedDict):
 
 
 class ClientTypeRecord(TypedDict):
-    """One type of resources at one client. `state`: SYNCED, STALE, NOT_SENT or ERROR."""
+    """One type of resources at one client. `state`: SYNCED, STALE, NOT_SENT or ERROR.
+
+    `blamed`: those of `rejected_names` that the client's own `error` speaks of.
+    """
 
     type: str
     state: str
@@ -108,6 +111,7 @@ class ClientTypeRecord(TypedDict):
     acknowledged: str | None
     rejected: str | None
     rejected_names: list[str]
+    blamed: list[str]
     error: str | None
     sent_seconds_ago: float | None
     acknowledged_seconds_ago: float | None

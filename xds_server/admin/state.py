@@ -124,4 +124,5 @@ class AdminState:
     readiness: Readiness
     certificates: TlsFiles | None = None
     clients: ClientsFile | None = None
+    metrics_per_client: bool = False
     clock: Callable[[], float] = time.time

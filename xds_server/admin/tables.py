@@ -221,8 +221,10 @@ def _clients(clients: list[ClientRecord], out: Console) -> None:
 
 
 def _rejection(client: ClientRecord, each: ClientTypeRecord) -> str:
-    names = ", ".join(plain(name) for name in each["rejected_names"])
-    return f"{plain(client['node'])} rejected {each['type']} {names}: {plain(each['error'] or '')}"
+    names = ", ".join(plain(name) for name in each["blamed"] or each["rejected_names"])
+    ago = each["rejected_seconds_ago"]
+    when = "" if ago is None else f" {duration(ago)} ago"
+    return f"{plain(client['node'])} rejected {each['type']} {names}{when}: {plain(each['error'] or '')}"
 
 
 def _implied(implied: list[ImpliedRecord], out: Console) -> None:

@@ -58,6 +58,8 @@ def collect(state: AdminState) -> Iterator[Metric]:
     yield families.gauges(
         "xds_clients", "Connected clients, by type and state.", ("type", "state"), _standing(state)
     )
+    if state.metrics_per_client:
+        yield from _clients(state)
     yield CounterMetricFamily(
         families.PREFIX + "publications", "Catalogs published.", value=state.publisher.publications
     )
@@ -65,6 +67,32 @@ def collect(state: AdminState) -> Iterator[Metric]:
         "publication_last_duration_seconds",
         "How long the last publication took.",
         state.publisher.last_duration,
+    )
+
+
+def _clients(state: AdminState) -> Iterator[Metric]:
+    """A label for each client: only where that was asked for."""
+    now = state.hub.clock()
+    states: dict[tuple[str, ...], float] = {}
+    ages: dict[tuple[str, ...], float] = {}
+    for client in state.hub.clients(with_names=False):
+        cluster = client.node.cluster if client.node is not None else ""
+        for each in client.types:
+            label = client.id, cluster, clients.short(each.type_url)
+            states[(*label, each.state.value)] = 1
+            if each.acked_at is not None:
+                ages[label] = now - each.acked_at
+    yield families.gauges(
+        "xds_client_state",
+        "1 for the state that a client is in.",
+        ("client", "cluster", "type", "state"),
+        states,
+    )
+    yield families.gauges(
+        "xds_client_last_ack_age_seconds",
+        "Since a client's last acknowledgement.",
+        ("client", "cluster", "type"),
+        ages,
     )
 
 

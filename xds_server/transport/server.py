@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 
+from xds_server.transport import csds, health
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
 from xds_server.transport.limits import PushGate, RequestMeter
@@ -24,7 +26,7 @@ from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds_server.xds.status import Delay, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from typing import TypeAlias
 
     from xds_server.transport.tls import Certificates
@@ -96,6 +98,8 @@ class XdsServer:
         self._ending = asyncio.Event()
         rate = self._options.streams_per_second
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
+        self._health = health.Health(service for service, _, _ in _SERVICES)
+        self._statuses = csds.ClientStatuses(hub, time.time)
         self._pushes = PushGate(self._options.max_pushes)
         self._taken = 0
         self._server: grpc.aio.Server | None = None
@@ -104,7 +108,7 @@ class XdsServer:
     async def start(self) -> int:
         """Listen. Returns the port. OSError if the address cannot be had."""
         server = grpc.aio.server(options=self._channel_options())
-        server.add_generic_rpc_handlers(tuple(self._services()))
+        server.add_generic_rpc_handlers((*self._services(), *self._tools()))
         try:
             port = self._bind(server)
         except RuntimeError as error:
@@ -123,6 +127,10 @@ class XdsServer:
         )
         return port
 
+    def serving(self, *, ready: bool) -> None:
+        """Tell the health service whether clients are answered."""
+        self._health.set(serving=ready)
+
     def allow(self, access: AccessList) -> None:
         """Take over a list of clients. Streams of those that are no longer on it are ended."""
         self._door.access = access
@@ -134,6 +142,7 @@ class XdsServer:
 
         Streams are told by an event of our own: gRPC's GOAWAY does not end endless ones (grpc-go 6504).
         """
+        self._health.close()
         self._ending.set()
         if self._server is not None:
             await self._server.stop(grace)
@@ -169,29 +178,87 @@ class XdsServer:
             for service, what, type_url in _SERVICES
         ]
 
+    def _tools(self) -> list[grpc.GenericRpcHandler]:
+        """What is served beside xDS: health, and the status of clients."""
+        return [
+            grpc.method_handlers_generic_handler(
+                health.SERVICE,
+                {
+                    "Check": grpc.unary_unary_rpc_method_handler(self._health.check),
+                    "Watch": grpc.unary_stream_rpc_method_handler(self._health.watch),
+                },
+            ),
+            grpc.method_handlers_generic_handler(
+                csds.SERVICE,
+                {
+                    "FetchClientStatus": grpc.unary_unary_rpc_method_handler(self._fetch_status),
+                    "StreamClientStatus": grpc.stream_stream_rpc_method_handler(self._stream_status),
+                },
+            ),
+        ]
+
+    async def _fetch_status(self, request: bytes, context: Context) -> bytes:
+        async with self._refusing(context):
+            return self._status(request, context)
+
+    async def _stream_status(self, _: object, context: Context) -> None:
+        """Each request has one answer."""
+        async with self._refusing(context):
+            with self._place():
+                while (data := await self._read_until_the_end(context)) is not None:
+                    await context.write(self._status(data, context))
+
+    def _status(self, request: bytes, context: Context) -> bytes:
+        proved = identities(context.auth_context())
+        self._door.admit(proved)
+        return self._statuses.answer(request, lambda node: self._door.may_see(proved, node))
+
+    async def _read_until_the_end(self, context: Context) -> bytes | None:
+        reading = asyncio.ensure_future(context.read())
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() and reading.result() is not grpc.aio.EOF else None
+        finally:
+            for each in (reading, ending):
+                each.cancel()
+            await asyncio.gather(reading, ending, return_exceptions=True)
+
     def _handler(self, variant: Variant, type_url: str | None) -> Handler:
         async def handle(_: object, context: Context) -> None:
-            try:
+            async with self._refusing(context):
                 await self._serve(context, variant, type_url)
-            except RefusedError as error:
-                await self._refuse(context, error.reason, str(error))
-            except ProtocolError as error:
-                await self._refuse(context, Refusal.PROTOCOL, str(error))
 
         return handle
+
+    @asynccontextmanager
+    async def _refusing(self, context: Context) -> AsyncIterator[None]:
+        """Tell the client why it is refused, where what is done within refuses it."""
+        try:
+            yield
+        except RefusedError as error:
+            await self._refuse(context, error.reason, str(error))
+        except ProtocolError as error:
+            await self._refuse(context, Refusal.PROTOCOL, str(error))
 
     async def _serve(self, context: Context, variant: Variant, type_url: str | None) -> None:
         """One stream, from its identity to its end."""
         proved = identities(context.auth_context())
         self._door.admit(proved)
+        with self._place():
+            self._hub.stats.delays[Delay.STREAM] += await self._admission.enter()
+            if not self._ending.is_set():
+                await self._run(context, variant, type_url, proved)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places that there are for streams; RefusedError when all are taken."""
         if self._taken >= self._options.max_streams:
             text = f"this server has {self._taken} streams, and takes no more"
             raise RefusedError(Refusal.TOO_MANY_STREAMS, text)
         self._taken += 1
         try:
-            self._hub.stats.delays[Delay.STREAM] += await self._admission.enter()
-            if not self._ending.is_set():
-                await self._run(context, variant, type_url, proved)
+            yield
         finally:
             self._taken -= 1
 

@@ -211,6 +211,7 @@ class Stream:
                 type=type_url,
                 version=rejection.sent.version,
                 names=sorted(rejection.sent.contents),
+                blamed=list(rejection.blamed),
                 error=rejection.error,
             )
 

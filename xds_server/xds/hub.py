@@ -145,9 +145,9 @@ class Hub:
                 watches.add(watch)
         return sorted(watches, key=lambda watch: watch.stream)
 
-    def clients(self) -> tuple[ClientStatus, ...]:
-        """Every connected stream, the longest connected first."""
-        return tuple(session.status() for session in self._sessions.values())
+    def clients(self, *, with_names: bool = True) -> tuple[ClientStatus, ...]:
+        """Every connected stream, the longest connected first; `with_names`: what it subscribes to, too."""
+        return tuple(session.status(with_names=with_names) for session in self._sessions.values())
 
     def standing(self) -> Counter[tuple[str, SyncState]]:
         """How many clients stand how with each type URL; far cheaper than `clients`."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from xds_server.xds.blame import named_in
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,11 +36,12 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rejection:
-    """A NACK: the client's own words, and what it rejected."""
+    """A NACK: the client's own words, and what it rejected. `blamed`: the names that its words speak of."""
 
     error: str
     sent: Sent
     at: float
+    blamed: tuple[str, ...] = ()
 
     def of(self, name: str) -> str:
         """The rejected version of `name`."""
@@ -92,7 +95,8 @@ class Ledger:
     def reject(self, error: str, now: float) -> Rejection:
         """The outstanding response was refused; its content is not sent again until it differs."""
         sent = self._take()
-        rejection = self.last_rejection = Rejection(error, sent, now)
+        blamed = named_in(error, [name for name, version in sent.contents.items() if version != ABSENT])
+        rejection = self.last_rejection = Rejection(error, sent, now, blamed)
         for name, version in sent.contents.items():
             self.rejected[name] = rejection
             if version != ABSENT or name in self.held:

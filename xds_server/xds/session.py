@@ -235,8 +235,8 @@ class Session:
 
     # Seen from outside
 
-    def status(self) -> ClientStatus:
-        """How this client stands with each type."""
+    def status(self, *, with_names: bool = True) -> ClientStatus:
+        """How this client stands with each type; `with_names`: what it subscribes to, too."""
         return ClientStatus(
             id=self.id,
             node=self.node,
@@ -244,7 +244,9 @@ class Session:
             variant=self.variant,
             aggregated=self.aggregated,
             connected_since=self.opened_at,
-            types=tuple(type_status(watch, self.snapshot) for watch in self.watches.values()),
+            types=tuple(
+                type_status(watch, self.snapshot, with_names=with_names) for watch in self.watches.values()
+            ),
         )
 
     def rejection(self, type_url: str) -> Rejection | None:

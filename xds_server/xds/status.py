@@ -50,7 +50,11 @@ class Delay(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeStatus:
-    """One client and one type. Times are the hub's clock (seconds), None for what has not happened."""
+    """One client and one type. Times are the hub's clock (seconds), None for what has not happened.
+
+    `rejected_names`: what is not sent again until it differs. `blamed`: those of them that `error`, the
+    client's own words, speaks of; none where it names none.
+    """
 
     type_url: str
     state: SyncState
@@ -59,6 +63,7 @@ class TypeStatus:
     acked_version: str = ""
     rejected_version: str = ""
     rejected_names: tuple[str, ...] = ()
+    blamed: tuple[str, ...] = ()
     error: str = ""
     sent_at: float | None = None
     acked_at: float | None = None
@@ -120,19 +125,20 @@ def _sizes() -> Histogram:
     return Histogram(BYTES)
 
 
-def type_status(watch: Watch, snapshot: Snapshot) -> TypeStatus:
-    """Describe one watch as of now."""
+def type_status(watch: Watch, snapshot: Snapshot, *, with_names: bool = True) -> TypeStatus:
+    """Describe one watch as of now. `with_names` False leaves out what is subscribed: the costly part."""
     ledger = watch.ledger
     rejections = list(dict.fromkeys(ledger.rejected.values()))
     latest = max(rejections, key=lambda rejection: rejection.at, default=None)
     return TypeStatus(
         type_url=watch.type_url,
         state=state_of(watch, snapshot),
-        subscribed=watch.subscription.described(),
+        subscribed=watch.subscription.described() if with_names else (),
         sent_version=ledger.last_sent.version if ledger.last_sent else "",
         acked_version=ledger.last_acked.version if ledger.last_acked else "",
         rejected_version=latest.sent.version if latest else "",
         rejected_names=tuple(sorted(ledger.rejected)),
+        blamed=tuple(name for name in latest.blamed if name in ledger.rejected) if latest else (),
         error=latest.error if latest else "",
         sent_at=ledger.last_sent.at if ledger.last_sent else None,
         acked_at=ledger.acked_at,
