@@ -74,7 +74,7 @@ class Server:
         self._expiry: asyncio.TimerHandle | None = None
         self._clock = steady_clock()
         self.mesh = Mesh(on_change=self._on_change)
-        self.hub = Hub(time.monotonic)
+        self.hub = Hub(time.monotonic, ttl=options.resource_ttl)
         self.builder = Builder(BuildOptions(access_log=options.access_log))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)

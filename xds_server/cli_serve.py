@@ -149,6 +149,12 @@ def _add_limits(sub: argparse.ArgumentParser) -> None:
         help="end each stream after this time, give or take a fifth: clients then spread anew (never)",
     )
     group.add_argument(
+        "--resource-ttl",
+        type=positive,
+        metavar="SECONDS",
+        help="delta only: Envoys drop what was not renewed for this long, which it is in time (they keep it)",
+    )
+    group.add_argument(
         "--keepalive",
         type=positive,
         default=30.0,
@@ -173,6 +179,7 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         tls_client_ca=options.tls_client_ca,
         clients=options.clients,
         insecure_plaintext=options.insecure_plaintext,
+        resource_ttl=options.resource_ttl,
         metrics_per_client=options.metrics_per_client,
         transport=ServerOptions(
             keepalive=options.keepalive,

@@ -34,6 +34,7 @@ class ServeOptions:
     tls_client_ca: Path | None = None
     clients: Path | None = None
     insecure_plaintext: bool = False
+    resource_ttl: float | None = None
     metrics_per_client: bool = False
     transport: ServerOptions = field(default_factory=ServerOptions)
 

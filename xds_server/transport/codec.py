@@ -111,8 +111,10 @@ def _sotw(response: Response) -> bytes:
 def _delta(response: DeltaResponse) -> bytes:
     parts = [wire.string(1, response.version)]
     for resource in response.resources:
-        wrapped = _nested(2, _any(resource))
-        parts.extend(_nested(2, [wire.string(3, resource.name), wire.string(1, resource.version), *wrapped]))
+        named = _named(resource.name, resource.version)
+        parts.extend(_nested(2, [*named, *_nested(2, _any(resource)), *_ttl(response.ttl)]))
+    for name, version in response.renewed:
+        parts.extend(_nested(2, [*_named(name, version), *_ttl(response.ttl)]))
     parts.append(wire.string(4, response.type_url))
     parts.extend(wire.field(6, name.encode()) for name in response.removed)
     parts.append(wire.string(5, response.nonce))
@@ -122,6 +124,19 @@ def _delta(response: DeltaResponse) -> bytes:
 def _any(resource: Resource) -> list[bytes]:
     """A google.protobuf.Any around a resource, in parts: its body may be large, and is copied once."""
     return [wire.string(1, resource.type_url), *(_nested(2, [resource.body]) if resource.body else ())]
+
+
+def _named(name: str, version: str) -> list[bytes]:
+    """The name and version fields of a discovery Resource."""
+    return [wire.string(3, name), wire.string(1, version)]
+
+
+def _ttl(ttl: float | None) -> list[bytes]:
+    """The ttl field of a discovery Resource: a Duration."""
+    if ttl is None:
+        return []
+    seconds, nanoseconds = divmod(round(ttl * 1e9), 10**9)
+    return _nested(6, [wire.uint(1, seconds), wire.uint(2, nanoseconds)])
 
 
 def _nested(number: int, parts: list[bytes]) -> list[bytes]:

@@ -25,10 +25,16 @@ Changes = Mapping[str, frozenset[str]]
 
 
 class Hub:
-    """Where sessions and catalogs meet. `clock`: monotonic seconds."""
+    """Where sessions and catalogs meet.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: monotonic seconds.
+        ttl: seconds after which clients of the delta variant drop what is not renewed; None: never.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, ttl: float | None = None) -> None:
         self.clock = clock
+        self.ttl = ttl
         self.index = Index()
         self.stats = HubStats()
         self.convergence = Convergence(clock, self.stats.convergence)

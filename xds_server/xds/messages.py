@@ -64,10 +64,16 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaResponse:
-    """A DeltaDiscoveryResponse; `removed` are names that do not exist (any longer)."""
+    """A DeltaDiscoveryResponse; `removed` are names that do not exist (any longer).
+
+    `ttl`: seconds after which the client drops a resource that is not sent or renewed again; None: never.
+    `renewed`: names and versions of what the client goes on to have; only their time begins anew.
+    """
 
     type_url: str
     version: str
     nonce: str
     resources: tuple[Resource, ...]
     removed: tuple[str, ...]
+    ttl: float | None = None
+    renewed: tuple[tuple[str, str], ...] = ()

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`contents` is what the client holds of each name once it accepts: a version, or ABSENT."""
+    """`contents` is what the client holds of each name once it accepts: a version, or ABSENT.
+
+    `renewed` are names that the client keeps as they are, with their versions: no content, and whatever
+    becomes of this response is not held against them.
+    """
 
     version: str
     resources: tuple[Resource, ...]
     removed: tuple[str, ...]
     contents: Mapping[str, str]
+    renewed: tuple[tuple[str, str], ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.xds import delta, order, sotw
+from xds_server.xds import delta, heartbeat, order, sotw
 from xds_server.xds.ledger import Rejection, Sent
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
@@ -48,6 +48,7 @@ class Session:
         self.wake = wake
         self._hub = hub
         self._type_url = type_url
+        self._heart = heartbeat.Heart(hub.ttl if variant is Variant.DELTA else None)
         self._nonces = 0
         self._closed = False
 
@@ -75,11 +76,14 @@ class Session:
             self.node = request.node or Node("", "")
             self.snapshot = self._hub.view_of(self.node)
         watch = self._watch(type_url)
+        first = watch.fresh
         answered = bool(request.response_nonce) and self._answer(watch, request)
         if isinstance(request, DeltaRequest):
             delta.read(watch, request)
         else:
             sotw.read(watch, request)
+        if first:
+            self._heart.begin(watch, self._hub.clock())
         if answered:
             self._hub.notify()
         if answered or watch.marked:
@@ -139,7 +143,10 @@ class Session:
         if not self._closed and self._hub.serial:
             for type_url in sorted(self.watches, key=lambda url: (order.rank(url), url)):
                 watch = self.watches[type_url]
+                renewed = self._renewed(watch)
                 plan = self._plan(watch) if watch.marked and watch.ledger.outstanding is None else None
+                if renewed:
+                    plan = heartbeat.joined(plan, renewed, self.snapshot.of(type_url).version)
                 if plan is not None:
                     responses.append(self._send(watch, plan))
                 elif watch.rounds and not watch.marked and watch.ledger.outstanding is None:
@@ -148,13 +155,16 @@ class Session:
 
     def next_deadline(self) -> float | None:
         """When, by the hub's clock, `take` has something to say even if nothing happens; None: never."""
-        starts = [
-            at
-            for watch in self.watches.values()
-            if watch.ledger.outstanding is None
-            for at in watch.held_back.values()
-        ]
-        return min(starts) + order.HOLD_LIMIT if starts else None
+        watches = [watch for watch in self.watches.values() if watch.ledger.outstanding is None]
+        ends = [at + order.HOLD_LIMIT for watch in watches for at in watch.held_back.values()]
+        ends += [at for watch in watches if (at := self._heart.deadline(watch)) is not None]
+        return min(ends, default=None)
+
+    def _renewed(self, watch: Watch) -> tuple[tuple[str, str], ...]:
+        """What has to be kept from ending at the client, when it is time for that."""
+        if not self._heart.due(watch, self._hub.clock()):
+            return ()
+        return heartbeat.renewed(watch, self.snapshot.of(watch.type_url))
 
     def _plan(self, watch: Watch) -> Plan | None:
         view = self.snapshot.of(watch.type_url)
@@ -223,6 +233,8 @@ class Session:
             nonce=nonce,
             resources=plan.resources,
             removed=plan.removed,
+            ttl=self._hub.ttl,
+            renewed=plan.renewed,
         )
 
     def _warm(self, plan: Plan, changed: list[str]) -> None:
