@@ -245,3 +245,20 @@ async def test_an_address_in_use_is_said_plainly(variant: Variant) -> None:
 async def test_an_address_that_is_none_is_said_plainly(variant: Variant) -> None:
     with pytest.raises(OSError, match=r"xds: cannot listen on 203\.0\.113\.1:1: "):
         await XdsServer(Hub(time.monotonic), "203.0.113.1:1").start()
+
+
+async def test_a_response_that_some_clients_would_drop_is_logged_and_counted(variant: Variant) -> None:
+    """gRPC's clients drop what is over 4 MiB, and say nothing to the server (kuma 16355)."""
+    hub = Hub(time.monotonic)
+    made = world(hub)
+    made.eds["a"] = "x" * 5_000_000
+    made.publish(hub.publish)
+    with capture_logs() as logs:
+        async with served(hub) as port, connected(port) as channel:
+            client = WireClient(channel, variant)
+            await client.ask(ENDPOINT, "a", "b")
+            await client.hear()
+    (event,) = [each for each in logs if each["event"] == "large response"]
+    assert (event["type"], event["bytes"] > 5_000_000) == (ENDPOINT, True)
+    assert hub.stats.sizes[ENDPOINT].cumulative()[-3:] == [("16000000.0", 1), ("64000000.0", 1), ("+Inf", 1)]
+    assert hub.stats.sizes[ENDPOINT].cumulative()[6] == ("4194304.0", 0)
