@@ -108,8 +108,10 @@ async def test_ready_after_every_runtime_was_asked_and_not_before(
         await asked.wait()
         assert await running.get("/readyz") == (503, "not ready: every runtime is being asked once\n")
         assert running.server.hub.serial == 0
+        assert not running.server.xds._health._serving
         answer.set()
         await running.until("/readyz", "ready\n")
+        assert running.server.xds._health._serving
         assert (await running.get("/readyz"))[0] == 200
         assert running.server.hub.serial == 1
 
