@@ -39,4 +39,6 @@ def test_the_seeds_request_is_the_json_form_of_a_model_infer_request(
 
 def test_the_service_has_inference_and_the_repository(pool: descriptor_pool.DescriptorPool) -> None:
     service = pool.FindServiceByName("inference.GRPCInferenceService")
-    assert {"ModelInfer", "ModelReady", "RepositoryIndex", "RepositoryModelLoad"} <= set(service.methods_by_name)
+    assert {"ModelInfer", "ModelReady", "RepositoryIndex", "RepositoryModelLoad"} <= set(
+        service.methods_by_name
+    )

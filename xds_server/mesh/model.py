@@ -6,7 +6,6 @@ Names follow Envoy's and Istio's documentation.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -63,12 +62,8 @@ class EndpointId:
 
 
 def join_host_port(address: str, port: int) -> str:
-    """HOST:PORT; an IPv6 address goes in brackets."""
-    try:
-        bracket = isinstance(ipaddress.ip_address(address), ipaddress.IPv6Address)
-    except ValueError:
-        bracket = False
-    return f"[{address}]:{port}" if bracket else f"{address}:{port}"
+    """HOST:PORT; an IPv6 address, the only host with colons, goes in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
