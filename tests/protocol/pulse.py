@@ -85,7 +85,8 @@ async def beating(variant: Variant, options: ServerOptions | None = None) -> Asy
         try:
             yield pulse
             await pulse.more(3)
-            assert pulse.slowest < DELAY
+            print("SLOWEST", pulse.slowest, pulse.beats)
+        assert pulse.slowest < DELAY
         finally:
             task.cancel()
             (ended,) = await asyncio.gather(task, return_exceptions=True)
