@@ -86,7 +86,7 @@ async def beating(variant: Variant, options: ServerOptions | None = None) -> Asy
             yield pulse
             await pulse.more(3)
             print("SLOWEST", pulse.slowest, pulse.beats)
-        assert pulse.slowest < DELAY
+            assert pulse.slowest < DELAY
         finally:
             task.cancel()
             (ended,) = await asyncio.gather(task, return_exceptions=True)
