@@ -51,7 +51,7 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## the figures that the documentation states
+bench: $(VENV)/.installed ## how long it takes from READY to the first request
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
 
 envoy-files: $(VENV)/.installed ## write envoy/*.yaml again

@@ -85,7 +85,6 @@ async def beating(variant: Variant, options: ServerOptions | None = None) -> Asy
         try:
             yield pulse
             await pulse.more(3)
-            print("SLOWEST", pulse.slowest, pulse.beats)
             assert pulse.slowest < DELAY
         finally:
             task.cancel()

@@ -222,7 +222,7 @@ def _clients(clients: list[ClientRecord], out: Console) -> None:
 
 def _rejection(client: ClientRecord, each: ClientTypeRecord) -> str:
     names = ", ".join(plain(name) for name in each["rejected_names"])
-    return f"{plain(client['node'])} rejected {each['type']} {names}: {plain(each['error'] or '')}"
+    return f"{plain(client['node'])} rejected {each['type']} {names}: {plain((each['error'] or '').strip())}"
 
 
 def _implied(implied: list[ImpliedRecord], out: Console) -> None:

@@ -390,8 +390,9 @@ class PlacedEndpoint:
 class ServicePicture:
     """A service with everything that its resources are made from.
 
-    `known` is False while nothing at all has been learnt about a pool's models since the process
-    began: its assignment is withheld, so that a restart cannot wipe what an Envoy already has.
+    `known` is False while a pool's endpoints have not all been heard since it began to be asked (those
+    that stay silent are waited for some seconds only, see health.py): its assignment is withheld, so that
+    a restart cannot wipe what an Envoy already has.
     """
 
     service: Service

@@ -14,6 +14,7 @@ import structlog
 
 from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
 from xds_server.xds.messages import ProtocolError, Variant
+from xds_server.xds.status import counted_as
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -53,6 +54,7 @@ class Stream:
         self._ending = ending
         self._lifetime = lifetime
         self._wake = asyncio.Event()
+        self._over = asyncio.Event()
         self._session = hub.open(variant, type_url, context.peer(), self._wake.set)
         self._log = structlog.get_logger("xds").bind(peer=context.peer(), variant=variant.value)
 
@@ -62,11 +64,12 @@ class Stream:
         Raises:
             ProtocolError: the client asked for what cannot be.
         """
-        tasks = {
+        writer = self._task("nothing more can be written", self._write())
+        others = {
             self._task("the client ended it", self._read()),
-            self._task("nothing more can be written", self._write()),
             self._task("the server stops", self._ending.wait()),
         }
+        tasks = {writer, *others}
         reason = "the connection is gone"
         try:
             done, _ = await asyncio.wait(tasks, timeout=self._lifetime, return_when=asyncio.FIRST_COMPLETED)
@@ -77,12 +80,15 @@ class Stream:
             reason = str(error)
             raise
         finally:
-            client = self._session.id
+            self._log.info("client disconnected", client=self._session.id, reason=reason)
+            self._over.set()
             self._session.close()
-            for task in tasks:
+            self._wake.set()
+            for task in others:
                 task.cancel()
+            # A message that is under way cannot be taken back, and gRPC tells the client of the end only
+            # after it: the writer is let finish, and is cancelled with this call when the client is gone.
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._log.info("client disconnected", client=client, reason=reason)
 
     def _task(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         return asyncio.create_task(work, name=name)
@@ -102,16 +108,18 @@ class Stream:
 
     async def _write(self) -> None:
         """Write what is owed, whenever something is."""
-        while True:
+        while not self._over.is_set():
             self._wake.clear()
             for response in self._session.take():
                 payload = encode_response(response)
-                self._hub.stats.bytes[response.type_url] += len(payload)
+                self._hub.stats.bytes[counted_as(response.type_url)] += len(payload)
                 if len(payload) >= LARGE_RESPONSE:
                     self._log.warning(
                         "large response", client=self._session.id, type=response.type_url, bytes=len(payload)
                     )
                 await self._context.write(payload)
+                if self._over.is_set():
+                    return
             await self._woken()
 
     async def _woken(self) -> None:

@@ -12,7 +12,7 @@ from xds_server.xds import delta, order, sotw
 from xds_server.xds.ledger import Rejection, Sent
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
-from xds_server.xds.status import ClientStatus, type_status
+from xds_server.xds.status import ClientStatus, counted_as, type_status
 from xds_server.xds.watch import Verdict, Watch
 
 if TYPE_CHECKING:
@@ -110,15 +110,15 @@ class Session:
     def _answer(self, watch: Watch, request: Request | DeltaRequest) -> bool:
         outstanding = watch.ledger.outstanding
         if outstanding is None or outstanding.nonce != request.response_nonce:
-            self._hub.stats.stale[watch.type_url] += 1
+            self._hub.stats.stale[counted_as(watch.type_url)] += 1
             return False
         now = self._hub.clock()
         if request.error_detail is None:
             watch.acknowledge(now)
-            self._hub.stats.acks[watch.type_url] += 1
+            self._hub.stats.acks[counted_as(watch.type_url)] += 1
         else:
             watch.reject(request.error_detail, now)
-            self._hub.stats.nacks[watch.type_url] += 1
+            self._hub.stats.nacks[counted_as(watch.type_url)] += 1
         return True
 
     def show(self, snapshot: Snapshot) -> None:
@@ -207,8 +207,8 @@ class Session:
         if watch.type_url == CLUSTER:
             self._warm(plan, changed)
         stats = self._hub.stats
-        stats.pushes[watch.type_url] += 1
-        stats.resources[watch.type_url] += len(plan.resources)
+        stats.pushes[counted_as(watch.type_url)] += 1
+        stats.resources[counted_as(watch.type_url)] += len(plan.resources)
         if self.variant is Variant.SOTW:
             return Response(
                 type_url=watch.type_url, version=plan.version, nonce=nonce, resources=plan.resources

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from xds_server.xds.model import ORDER
+
 if TYPE_CHECKING:
     from xds_server.xds.messages import Variant
     from xds_server.xds.model import Node, Snapshot
@@ -65,9 +67,18 @@ class Progress:
     rejected: tuple[tuple[str, str], ...] = ()
 
 
+OTHER = "other"
+"""What types that this server does not serve are counted as: clients may name any."""
+
+
+def counted_as(type_url: str) -> str:
+    """The key of a type in HubStats."""
+    return type_url if type_url in ORDER else OTHER
+
+
 @dataclass(slots=True)
 class HubStats:
-    """Counters since the process started, by type URL where there is one."""
+    """Counters since the process started, by `counted_as` where there is a type."""
 
     pushes: Counter[str] = field(default_factory=Counter)
     resources: Counter[str] = field(default_factory=Counter)
