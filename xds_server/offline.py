@@ -39,8 +39,10 @@ def init(directory: Path, replicas: Sequence[str], port: int) -> int:
     try:
         written = write_initial(directory, replicas, port)
     except ValueError as error:
-        return _fail(str(error))
+        return _fail(str(error), code=2)
     except OSError as error:
+        if error.errno is None:
+            return _fail(str(error))
         return _fail(f"cannot write {error.filename or directory}: {error.strerror or error}")
     for path in written:
         _say(f"wrote {path}")
