@@ -12,9 +12,8 @@ def run() -> int:
     try:
         from xds_server.demo.runner import main  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
-        print(
-            f"the demo needs more than the server ({error}): pip install 'xds-server[demo]'", file=sys.stderr
-        )  # noqa: T201
+        text = f"the demo needs more than the server ({error}): pip install 'xds-server[demo]'"
+        sys.stderr.write(text + "\n")
         return 1
 
     return main(began=began)
