@@ -49,6 +49,8 @@ class Session:
         self._hub = hub
         self._type_url = type_url
         self._nonces = 0
+        self._warming: frozenset[str] = frozenset()
+        """Assignments of clusters that were sent before this stream asked for any assignment."""
         self._closed = False
 
     @property
@@ -80,6 +82,9 @@ class Session:
             delta.read(watch, request)
         else:
             sotw.read(watch, request)
+        if type_url == ENDPOINT and self._warming:
+            watch.mark(self._warming, resend=True)
+            self._warming = frozenset()
         if answered:
             self._hub.notify()
         if answered or watch.marked:
@@ -222,11 +227,16 @@ class Session:
         )
 
     def _warm(self, plan: Plan, changed: list[str]) -> None:
-        """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009)."""
+        """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009).
+
+        Also where the client has yet to say, on this new stream, that it holds that assignment.
+        """
+        clusters = {resource.name: resource for resource in plan.resources}
+        names = order.assignment_names(clusters, [name for name in changed if name in clusters])
         assignments = self.watches.get(ENDPOINT)
-        if assignments is not None:
-            clusters = {resource.name: resource for resource in plan.resources}
-            names = order.assignment_names(clusters, [name for name in changed if name in clusters])
+        if assignments is None:
+            self._warming |= names
+        else:
             assignments.mark(names, resend=True)
 
     # Seen from outside
