@@ -350,14 +350,13 @@ class Configuration:
 class Routing:
     """The configuration of all sources joined, with what it implies filled in (mesh/implied.py).
 
-    Everything is sorted by name, so that equal input gives equal bytes downstream.
+    Everything is sorted by name, so that equal input gives equal bytes downstream. Policies and pools are
+    by service host.
     """
 
     services: Mapping[str, Service] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
-    """By service host."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
-    """By service host."""
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
 
@@ -366,8 +365,7 @@ class Health(StrEnum):
     """How a replica's discovery stands, as shown in status."""
 
     OK = "OK"
-    PENDING = "PENDING"
-    """Not asked yet."""
+    PENDING = "PENDING"  # not asked yet
     SUSPECT = "SUSPECT"
     """Failing, within its grace: its models stay."""
     DOWN = "DOWN"
@@ -390,14 +388,12 @@ class PlacedEndpoint:
 class ServicePicture:
     """A service with everything that its resources are made from.
 
-    `known` is False while a pool's endpoints have not all been heard since it began to be asked (those
-    that stay silent are waited for some seconds only, see health.py): its assignment is withheld, so that
-    a restart cannot wipe what an Envoy already has.
+    `known` is False until a pool's endpoints were heard or waited for (health.py): its assignment is
+    withheld, so that a restart cannot wipe what an Envoy already has.
     """
 
     service: Service
-    endpoints: tuple[PlacedEndpoint, ...]
-    """Sorted by id."""
+    endpoints: tuple[PlacedEndpoint, ...]  # sorted by id
     policy: Policy | None = None
     pool: Pool | None = None
     known: bool = True
