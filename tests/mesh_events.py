@@ -71,8 +71,10 @@ def refused(letter: str, at: float) -> ReportFailed:
     return ReportFailed(endpoint=eid(letter), source=SOURCE, kind=FailureKind.REFUSED, error="refused", at=at)
 
 
-def timed_out(letter: str, at: float) -> ReportFailed:
-    return ReportFailed(endpoint=eid(letter), source=SOURCE, kind=FailureKind.TIMEOUT, error="late", at=at)
+def timed_out(letter: str, at: float, asked: float | None = None) -> ReportFailed:
+    return ReportFailed(
+        endpoint=eid(letter), source=SOURCE, kind=FailureKind.TIMEOUT, error="late", at=at, asked=asked
+    )
 
 
 def withdrawn(letter: str, model: str, at: float = 2.0, name: str = "w") -> WithdrawalStarted:

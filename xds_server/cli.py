@@ -30,7 +30,7 @@ tells Envoy, which then sends each request to a replica that has its model.
 a first start:
   xds-server init conf --replicas 10.0.0.11:8080,10.0.0.12:8080 --port 8008
   xds-server check conf
-  xds-server serve --config conf
+  xds-server serve --config conf &
   xds-server bootstrap --xds 127.0.0.1:18000 > envoy.yaml && envoy -c envoy.yaml
   curl -H 'model: NAME' http://127.0.0.1:8008/v2/models/NAME/infer -d @request.json
 """
@@ -109,7 +109,9 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="NAME",
         help="its group, which Gateway selectors match; 'sidecar' gets the mesh listeners (gateway)",
     )
-    sub.add_argument("--admin", default="127.0.0.1:9901", metavar="HOST:PORT", help="Envoy's admin port")
+    sub.add_argument(
+        "--admin", default="127.0.0.1:9901", metavar="HOST:PORT", help="Envoy's admin port (127.0.0.1:9901)"
+    )
     sub.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label; repeatable")
     sub.add_argument("--sotw", action="store_true", help="state-of-the-world xDS instead of delta")
     add_bootstrap_tls_options(sub)
@@ -131,11 +133,15 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     sub.add_argument(
         "--envoy", action="store_true", help="also let an installed Envoy validate what it would be sent"
     )
-    sub.add_argument("--envoy-path", metavar="PATH", help="the Envoy binary (found on PATH)")
+    sub.add_argument(
+        "--envoy-path",
+        metavar="PATH",
+        help="the same with this Envoy binary (the one on PATH, else the one installed beside xds-server)",
+    )
 
     sub = _add(commands, "render", _render, "print what an Envoy would be sent, and what was implied")
     sub.add_argument("directory", type=Path, metavar="DIR")
-    sub.add_argument("--format", choices=("json", "yaml"), default="yaml")
+    sub.add_argument("--format", choices=("json", "yaml"), default="yaml", help="(yaml)")
     sub.add_argument(
         "--cluster", default="gateway", metavar="NAME", help="the asking Envoy's cluster (gateway)"
     )
@@ -235,7 +241,11 @@ def _init(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from xds_server import offline
 
-    return offline.check(options.directory, with_envoy=options.envoy, envoy_path=options.envoy_path)
+    return offline.check(
+        options.directory,
+        with_envoy=options.envoy or options.envoy_path is not None,
+        envoy_path=options.envoy_path,
+    )
 
 
 def _render(options: argparse.Namespace) -> int:

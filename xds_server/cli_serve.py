@@ -16,10 +16,17 @@ DEFAULT_ADMIN = "127.0.0.1:19000"
 
 def seconds(text: str) -> float:
     """A number of seconds, 0 or more."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def add_serve_options(sub: argparse.ArgumentParser) -> None:
@@ -45,7 +52,9 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--stop-limit", type=seconds, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
     )
-    sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    sub.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(info)"
+    )
     sub.add_argument(
         "--log-format",
         choices=("auto", "console", "json"),
@@ -90,16 +99,16 @@ def _add_security(sub: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> float:
     """A number above 0."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
 
 
 def count(text: str) -> int:
     """An integer above 0."""
     if not text.isascii() or not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no integer above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer above 0")
     return int(text)
 
 

@@ -38,8 +38,12 @@ def init(directory: Path, replicas: Sequence[str], port: int) -> int:
     """Write a first set of documents; returns the exit code."""
     try:
         written = write_initial(directory, replicas, port)
-    except (ValueError, OSError) as error:
-        return _fail(str(error))
+    except ValueError as error:
+        return _fail(str(error), code=2)
+    except OSError as error:
+        if error.errno is None:
+            return _fail(str(error))
+        return _fail(f"cannot write {error.filename or directory}: {error.strerror or error}")
     for path in written:
         _say(f"wrote {path}")
     _say(f"next: xds-server serve --config {directory}")
@@ -52,11 +56,14 @@ def check(directory: Path, *, with_envoy: bool, envoy_path: str | None) -> int:
     if configuration is None:
         return 1
     mesh = _mesh(configuration)
-    _say(
-        f"{directory}: {len(configuration.services)} services, {len(configuration.endpoints)} endpoints, "
-        f"{len(configuration.pools)} model pools, {len(mesh.routing.virtual_services)} virtual services; "
-        "no error"
+    counts = (
+        (len(configuration.services), "service"),
+        (len(configuration.endpoints), "endpoint"),
+        (len(configuration.pools), "model pool"),
+        (len(mesh.routing.virtual_services), "virtual service"),
     )
+    counted = ", ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in counts)
+    _say(f"{directory}: {counted}; no error")
     return _check_with_envoy(mesh, envoy_path) if with_envoy else 0
 
 

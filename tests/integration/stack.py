@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
-LIMIT = 20.0
+LIMIT = 60.0
 """Seconds after which something awaited is taken to have failed."""
 HOST = "modelmesh-serving"
 KEY = "modelmesh.asm.alibabacloud.com"

@@ -170,6 +170,24 @@ class TestProgress:
         peer.ack(reply)
         assert scene.hub.progress(CLUSTER, "a", scene.hub.serial) == Progress()
 
+    def test_what_is_withheld_is_waited_for_since_the_client_may_hold_other_content(
+        self, scene: Scene
+    ) -> None:
+        scene.world.eds["a"] = "1"
+        scene.publish()
+        peer = scene.peer()
+        peer.settle(peer.ask(ENDPOINT, "a"))
+        del scene.world.eds["a"]
+        scene.world.withheld["eds"] = {"a"}
+        scene.publish()
+        serial = scene.hub.serial
+        assert scene.hub.progress(ENDPOINT, "a", serial).waiting == (peer.session.id,)
+        scene.world.eds["a"] = "2"
+        scene.world.withheld["eds"] = set()
+        scene.publish()
+        peer.settle(peer.take())
+        assert scene.hub.progress(ENDPOINT, "a", serial).acknowledged == (peer.session.id,)
+
     def test_what_is_not_yet_published_is_waited_for(self, scene: Scene) -> None:
         scene.world.eds["a"] = "1"
         scene.publish()

@@ -77,6 +77,23 @@ def test_an_assignment_that_is_missing_is_not_removed_while_its_cluster_exists(d
     assert delta.peer().ask(ENDPOINT, "a", held={"a": "old"}) == []
 
 
+@pytest.mark.parametrize("order", [(CLUSTER, ENDPOINT), (ENDPOINT, CLUSTER)], ids=["clusters", "assignments"])
+def test_a_cluster_that_changed_meanwhile_gets_its_unchanged_assignment_again(
+    delta: Scene, order: tuple[str, str]
+) -> None:
+    """Envoy warms the changed cluster until then, 15 s, whichever of the two it asks for first."""
+    delta.world.eds.update(a="1", b="1")
+    fill(delta, CLUSTER, a="2", b="1")
+    held = {
+        CLUSTER: {"a": "old"} | versions(delta, CLUSTER, "b"),
+        ENDPOINT: versions(delta, ENDPOINT, "a", "b"),
+    }
+    peer = delta.peer()
+    sent = [reply for t in order for reply in peer.ask(t, "a", "b", held=held[t])]
+    assert [(reply.type_url, names(reply)) for reply in sent] == [(CLUSTER, ["a"]), (ENDPOINT, ["a"])]
+    assert peer.settle(sent) == sent
+
+
 def test_a_later_request_s_versions_are_no_news(delta: Scene) -> None:
     fill(delta, ENDPOINT, a="1", b="1")
     peer = delta.peer()

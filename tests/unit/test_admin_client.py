@@ -126,7 +126,7 @@ async def test_something_else_there_exits_3(capsys: Captured, code: int, body: s
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"), [(b"", "broke before the answer"), (b"nonsense\r\n\r\n", "broke before")]
+    ("reply", "said"), [(b"", "broke before the answer"), (b"nonsense\r\n\r\n", "does not speak HTTP/1.1")]
 )
 async def test_a_connection_that_breaks_exits_3(capsys: Captured, reply: bytes, said: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -113,7 +113,7 @@ def test_the_whole_status() -> None:
         ],
         clients=[
             client("envoy-1", kind("CDS"), kind("EDS", "STALE")),
-            client("envoy-2", kind("EDS", "ERROR", error="bad weight", rejected_names=["x|8033"])),
+            client("envoy-2", kind("EDS", "ERROR", error="bad weight\n", rejected_names=["x|8033"])),
         ],
         implied=[
             {"kind": "DestinationRule", "name": "ns/m", "implied_by": "ModelPool ns/m", "text": "by its key"}

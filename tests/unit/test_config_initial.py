@@ -76,7 +76,7 @@ def test_what_is_refused_writes_nothing(tmp_path, replicas, port, error):
 @pytest.mark.parametrize("name", ["services.yaml", "routing.yaml"])
 def test_existing_files_are_not_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=rf"has {name} already; expected a directory without"):
+    with pytest.raises(FileExistsError, match=rf"has {name} already; expected a directory without"):
         write_initial(tmp_path, ["10.0.0.1:1"], 80)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "mine"

@@ -143,6 +143,19 @@ def test_a_recovery_of_one_does_not_drop_the_others_before_they_fail_again():
     assert seen(mesh, "b") == (Health.OK, "b m", True)
 
 
+def test_a_poll_that_began_before_the_recovery_and_times_out_after_it_drops_nothing():
+    """The timeouts under way when a network comes back end one after the other."""
+    mesh = serving("ab")
+    for at in (5, 30, 58):
+        mesh.apply(timed_out("a", at, at - 2))
+        mesh.apply(timed_out("b", at + 0.5, at - 1.5))
+    mesh.apply(reported("a", "m", 60))
+    mesh.apply(timed_out("b", 61.5, 59.5))
+    assert seen(mesh, "b") == (Health.STALE, "b m", True)
+    mesh.apply(timed_out("b", 63.5, 61.5))
+    assert seen(mesh, "b") == GONE
+
+
 def test_after_the_recovery_a_failure_that_is_old_enough_has_no_second_grace():
     mesh = serving("ab")
     for at in (5, 30, 59):

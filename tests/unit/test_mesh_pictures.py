@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.mesh_events import (
+    DISCOVERY,
     HOST,
     SOURCE,
     configuration,
@@ -18,6 +21,7 @@ from tests.mesh_events import (
     reported,
     seen,
     status,
+    timed_out,
     told,
 )
 from xds_server.mesh.events import ConfigurationReplaced, ModelsReported, ModelState, ReportsForgotten
@@ -74,11 +78,52 @@ def test_a_pool_is_unknown_until_the_first_good_report_of_any_endpoint():
     assert mesh.service(HOST).known
 
 
-def test_an_answer_of_an_endpoint_that_is_not_configured_yet_makes_the_pool_known():
-    mesh = told(configured("a"))
+def test_a_silent_endpoint_of_a_pool_that_begins_is_waited_for_so_that_it_keeps_its_models():
+    mesh = told(configured("abc"), reported("a", "m", 1), timed_out("b", 2))
+    assert not mesh.service(HOST).known, "b is slow, c was not asked yet"
+    mesh.apply(refused("c", 2))
+    assert not mesh.service(HOST).known
+    mesh.take_dirty()
+    mesh.apply(reported("b", "n", 4))
+    assert mesh.take_dirty().services == {HOST}
+    assert mesh.service(HOST).known
+    mesh.apply(timed_out("b", 5))
+    assert mesh.service(HOST).known
+    assert mesh.next_deadline() == 12, "the grace of c"
+
+
+@pytest.mark.parametrize(("grace", "until"), [(10, 11), (3, 4), (600, 11)])
+def test_a_silent_endpoint_is_waited_for_during_its_grace_and_ten_seconds_at_most(grace, until):
+    mesh = told(
+        configured("ab", discovery=replace(DISCOVERY, grace=grace)),
+        timed_out("b", 0.9),
+        reported("a", "m", 1),
+    )
+    mesh.take_dirty()
+    assert mesh.next_deadline() == min(until, 0.9 + grace)
+    mesh.expire(until - 0.01)
+    assert not mesh.service(HOST).known
+    assert mesh.next_deadline() == until
+    mesh.expire(until)
+    assert mesh.take_dirty().services == {HOST}
+    assert mesh.service(HOST).known
+
+
+def test_an_endpoint_that_joins_a_known_pool_is_not_waited_for():
+    mesh = told(configured("a"), reported("a", "m"), configured("ab"), timed_out("b", 5))
+    assert mesh.service(HOST).known
+    unheard = told(configured("a"), configured("ab"), timed_out("b", 5), reported("a", "m", 6))
+    assert unheard.service(HOST).known
+
+
+def test_a_pool_that_goes_from_fixed_placements_to_asking_waits_for_the_answers():
+    mesh = told(configured("ab", discovery=StaticModels({})))
+    assert mesh.service(HOST).known
+    mesh.apply(configured("ab"))
+    assert not mesh.service(HOST).known
+    mesh.apply(reported("a", "m"))
     assert not mesh.service(HOST).known
     mesh.apply(reported("b", "m"))
-    assert mesh.take_dirty().services == {HOST}
     assert mesh.service(HOST).known
 
 

@@ -105,6 +105,7 @@ async def test_a_failure_is_reported_with_its_kind():
             kind=FailureKind.BAD_ANSWER,
             error=f"{runtime.url}/v2/repository/index answered HTTP 500 sorry",
             at=100.0,
+            asked=100.0,
         )
         assert poller.failures == 1
 

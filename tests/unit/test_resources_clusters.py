@@ -176,7 +176,15 @@ def test_a_connection_pool_under_envoys_names() -> None:
 
 def test_zero_requests_per_connection_means_no_limit() -> None:
     cluster = made(policy(connection_pool=ConnectionPool(max_requests_per_connection=0)))
-    assert "common_http_protocol_options" not in cluster["typed_extension_protocol_options"][OPTIONS]
+    options = cluster["typed_extension_protocol_options"][OPTIONS]
+    assert options["common_http_protocol_options"] == {"idle_timeout": "3s"}
+
+
+def test_an_idle_connection_is_closed_before_a_runtime_on_uvicorn_closes_it() -> None:
+    asked = made(policy(connection_pool=ConnectionPool(idle_timeout=60)))
+    for cluster, expected in ((made(policy()), "3s"), (asked, "60s")):
+        options = cluster["typed_extension_protocol_options"][OPTIONS]
+        assert options["common_http_protocol_options"]["idle_timeout"] == expected
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def ask(
             "things stand"
         ) from error
     except (OSError, http.client.HTTPException) as error:
+        # RemoteDisconnected is a BadStatusLine as well: no line at all.
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
+            raise UnreachableError(
+                f"what answers at {admin} does not speak HTTP/1.1; is that the xDS port? The admin port is "
+                "another"
+            ) from error
         raise UnreachableError(
             f"the connection to the admin port at {admin} broke before the answer: {_reason(error)}; has the "
             "server stopped?"

@@ -117,7 +117,8 @@ def unload(
         _say(
             f"unloaded: {done['model']} on {done['endpoint']} (service {done['service']})",
             _agreement(done),
-            f"The runtime answered after {seconds['unloaded']:.2f} s and reported it gone after "
+            f"Requests under way then had {settle + drain:g} s to end. Counted from the beginning, the "
+            f"runtime had unloaded it after {seconds['unloaded']:.2f} s and reported it gone after "
             f"{seconds['gone']:.2f} s.",
         )
 

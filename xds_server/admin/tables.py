@@ -224,7 +224,8 @@ def _rejection(client: ClientRecord, each: ClientTypeRecord) -> str:
     names = ", ".join(plain(name) for name in each["blamed"] or each["rejected_names"])
     ago = each["rejected_seconds_ago"]
     when = "" if ago is None else f" {duration(ago)} ago"
-    return f"{plain(client['node'])} rejected {each['type']} {names}{when}: {plain(each['error'] or '')}"
+    error = plain((each["error"] or "").strip())
+    return f"{plain(client['node'])} rejected {each['type']} {names}{when}: {error}"
 
 
 def _implied(implied: list[ImpliedRecord], out: Console) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
-from xds_server.config.problems import join_or
 from xds_server.mesh.model import join_host_port
 
 if TYPE_CHECKING:
@@ -97,9 +96,9 @@ spec:
 def write_initial(directory: Path, replicas: Sequence[str], port: int) -> list[Path]:
     """Writes services.yaml and routing.yaml for the replicas (IP:PORT) and a gateway port.
 
-    Returns the files written. Raises ValueError, with a sentence for the user, on a replica or
-    port that is not valid and when one of the files exists; then nothing is written. Raises
-    OSError where the directory cannot be made or written.
+    Returns the files written. Raises, with a sentence for the user, ValueError on a replica or
+    port that is not valid, and FileExistsError when one of the files exists; then nothing is
+    written. Raises another OSError where the directory cannot be made or written.
     """
     if not 1 <= port <= _LAST_PORT:
         raise ValueError(f"the gateway port is {port}; expected a number from 1 to {_LAST_PORT}")
@@ -115,7 +114,9 @@ def write_initial(directory: Path, replicas: Sequence[str], port: int) -> list[P
         directory / "routing.yaml": _ROUTING.format(port=port, service_port=_SERVICE_PORT),
     }
     if existing := [file.name for file in texts if file.exists() or file.is_symlink()]:
-        raise ValueError(f"{directory} has {join_or(existing)} already; expected a directory without")
+        raise FileExistsError(
+            f"{directory} has {' and '.join(existing)} already; expected a directory without"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         with file.open("x", encoding="utf-8") as stream:

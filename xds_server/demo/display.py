@@ -84,18 +84,28 @@ class Display:
         self.console.print(table)
         self.say(f"  [dim]{escape('[n]')}: loaded there.[/] {tally_text(matrix.tally)}")
 
+    def moves_heading(self) -> None:
+        """Step 3, above the moves: a line of each fits 80 columns."""
+        self.say(
+            f"  [bold]{'model':<19}{'move':<22}{'routed':>8}{'ack':>7}{'last':>7}{'load':>8}{'unload':>7}[/]"
+        )
+
     def move(self, result: MoveResult, name: Callable[[str], str]) -> None:
         """Step 3, one move."""
         move = result.move
         self.say(
-            f"  {move.model:<19}{name(move.source)} -> {name(move.target)}   "
-            f"READY to routed [bold]{result.routed:5.0f} ms[/]   withdrawn: acknowledged "
-            f"{result.acknowledged:4.0f} ms, last request {result.last_at_source:4.0f} ms   "
-            f"load {result.loading:4.0f} ms, unload {result.unloading / 1000:.1f} s"
+            f"  {move.model:<19}{name(move.source) + ' -> ' + name(move.target):<22}"
+            f"[bold]{result.routed:5.0f} ms[/]{result.acknowledged:4.0f} ms{result.last_at_source:4.0f} ms"
+            f"{result.loading:5.0f} ms{result.unloading / 1000:5.1f} s"
         )
 
     def moves(self, moves: Moves) -> None:
         """Step 3, all together."""
+        self.say(
+            "  [dim]routed: from READY at the new replica to its first answer\n"
+            "  ack, last: from the call to unload to Envoy's acknowledgement, and to the old\n"
+            "  replica's last request[/]"
+        )
         self.say(f"  {len(moves.results)} moves. {tally_text(moves.tally)}")
 
     def comparison(self, comparison: Comparison) -> None:
@@ -115,6 +125,11 @@ class Display:
         table.add_row("forwarded", *(f"{share:.1%}" for share in shares), "")
         table.add_row("failed", str(comparison.before.failed), str(comparison.after.failed), "")
         self.console.print(table)
+        if any(after[percentile] >= before[percentile] for percentile in (50.0, 99.0)):
+            self.say(
+                "  [yellow]Not faster throughout: that happens while the machine is busy with something\n"
+                "  else (docs/demo.md, How the latency is measured).[/]"
+            )
 
 
 def tally_text(tally: Tally) -> str:

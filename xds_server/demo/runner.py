@@ -94,6 +94,7 @@ class Runner:
         self._display.heading(3, "Models move while requests run")
         done = 0
         with self._display.running("moving models") as advance:
+            self._display.moves_heading()
 
             def told(result: MoveResult) -> None:
                 nonlocal done
@@ -164,6 +165,8 @@ async def _run(options: Options, display: Display, began: float) -> int:
         if options.keep:
             runner.what_to_try()
             await _until_interrupted(processes)
+    if options.keep:
+        display.say("\n  everything has been stopped")
     return 0 if results.tally.clean else ASTRAY
 
 

@@ -58,13 +58,17 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFailed:
-    """The runtime behind `endpoint` could not be read. `error` says what was seen, in one line."""
+    """The runtime behind `endpoint` could not be read. `error` says what was seen, in one line.
+
+    `asked`: when it was asked, which for a timeout is long before `at`; None: at that time.
+    """
 
     endpoint: EndpointId
     source: str
     kind: FailureKind
     error: str
     at: float
+    asked: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,11 @@ The rules, and the reason of each:
   that goes dark must not empty what it fed (envoy 8718).
 - "At once" is meant: a replica that was already failing by itself while another one still answered, for
   longer than a window, was lost on its own and does not come back with the others.
-- When one answers again, the others are only dropped by a failure reported after that answer; they may
-  well be next to recover.
+- Until each endpoint of a pool that begins to be asked was heard once, by an answer or a refusal, what
+  the others say is not the whole picture. A silent one is waited for as long as it would keep its models
+  (PATIENCE at most): a replica that is only slow while this server restarts must not lose them.
+- When one answers again, the others are only dropped by the failure of a poll that began after that
+  answer; they may well be next to recover.
 """
 
 from __future__ import annotations
@@ -29,17 +32,26 @@ if TYPE_CHECKING:
     from xds_server.mesh.status import Failure
 
 
+PATIENCE = 10.0
+"""Seconds: for so long a pool's changes may wait for a silent endpoint at most, whatever its grace."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How long a failing endpoint keeps its models, and which runs of failure count as one. Seconds."""
+    """How long a failing endpoint keeps its models, and which runs of failure count as one. Seconds.
+
+    `patience`: how long one that was never heard is waited for, from the first answer of another.
+    """
 
     grace: float
     window: float
+    patience: float
 
     @classmethod
     def of(cls, discovery: OpenInference) -> Tolerance:
         """The window covers two polls, since endpoints are polled at different phases."""
-        return cls(discovery.grace, max(2 * (discovery.interval + discovery.timeout), discovery.grace))
+        window = max(2 * (discovery.interval + discovery.timeout), discovery.grace)
+        return cls(discovery.grace, window, min(discovery.grace, PATIENCE))
 
 
 def tolerance(discovery: Discovery | None) -> Tolerance | None:
@@ -75,12 +87,27 @@ class CommonFailure:
         return cls(begin, end, worked if end == inf else -inf) if begin < end else NO_COMMON_FAILURE
 
     def holds(self, failure: Failure, window: float) -> bool:
-        """Whether an endpoint's run of failures is part of it, and was not confirmed after its end."""
-        return failure.last <= self.end and failure.since >= max(self.begin, self.worked) - window
+        """Whether an endpoint's run of failures is part of it, and was not confirmed after its end.
+
+        A question that was put before the end and timed out after it says nothing about the time since.
+        """
+        asked = failure.last if failure.asked is None else failure.asked
+        return asked <= self.end and failure.since >= max(self.begin, self.worked) - window
 
 
 NO_COMMON_FAILURE = CommonFailure(inf, -inf, -inf)
 """One value for all that is none, so that a change from one to another is no change."""
+
+
+def waits_until(first: Iterable[Record | None], every: Iterable[Record | None], patience: float) -> float:
+    """Until when (epoch seconds) those of `first` that were not heard yet are waited for.
+
+    Minus infinity if all were heard; infinity while none of `every` endpoint has answered.
+    """
+    if all(record is not None and (record.first_at is not None or record.refused) for record in first):
+        return -inf
+    answers = (record.first_at for record in every if record is not None and record.first_at is not None)
+    return min(answers, default=inf) + patience
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class Mesh:
         self._views: dict[str, ServiceView] = {}
         self._by_address: dict[str, tuple[Endpoint, ...]] = {}
         self._deadlines: list[tuple[float, EndpointId, float]] = []
+        self._incomplete: dict[str, float] = {}
         self._unsettled: set[str] = set()
         self._dirty: set[str] = set()
         self._routing_dirty = False
@@ -78,20 +79,24 @@ class Mesh:
                 self._configure(event)
 
     def expire(self, now: float) -> None:
-        """End the grace periods that are over at `now` (epoch seconds)."""
+        """End the graces, and the waits for silent endpoints, that are over at `now` (epoch seconds)."""
         self._facts.now = now
+        for host in [host for host, until in self._incomplete.items() if until <= now]:
+            del self._incomplete[host]
+            self._mark(host)
         while self._deadlines and self._deadlines[0][0] <= now:
             self._touch(heapq.heappop(self._deadlines)[1])
 
     def next_deadline(self) -> float | None:
-        """When `expire` next matters (epoch seconds); None while nothing is waiting."""
+        """When `expire` next matters (epoch seconds), as of the last look; None while nothing is waiting."""
         while self._deadlines:
-            deadline, endpoint, since = self._deadlines[0]
+            _, endpoint, since = self._deadlines[0]
             record = self._facts.record(endpoint)
             if record is not None and record.failure is not None and record.failure.since == since:
-                return deadline
+                break
             heapq.heappop(self._deadlines)
-        return None
+        graces = [self._deadlines[0][0]] if self._deadlines else []
+        return min([*graces, *self._incomplete.values()], default=None)
 
     @property
     def routing(self) -> Routing:
@@ -183,9 +188,13 @@ class Mesh:
         if host not in self._unsettled:
             return
         self._unsettled.discard(host)
-        if self._views[host].settle():
+        view = self._views[host]
+        if view.settle():
             self._dirty.add(host)
             self._pictures = None
+        self._incomplete.pop(host, None)
+        if (until := view.waits_until) is not None:
+            self._incomplete[host] = until
 
     def _settle_all(self) -> None:
         for host in sorted(self._unsettled):
@@ -229,6 +238,7 @@ class Mesh:
         self._pictures = None
         self._by_address = _index(endpoints[host] for host in self._views if host in endpoints)
         self._deadlines = []
+        self._incomplete = {}
         for key, since in self._facts.failing():
             if key in present:
                 self._await_deadline(key, since)

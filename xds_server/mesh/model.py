@@ -6,7 +6,6 @@ Names follow Envoy's and Istio's documentation.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -63,12 +62,8 @@ class EndpointId:
 
 
 def join_host_port(address: str, port: int) -> str:
-    """HOST:PORT; an IPv6 address goes in brackets."""
-    try:
-        bracket = isinstance(ipaddress.ip_address(address), ipaddress.IPv6Address)
-    except ValueError:
-        bracket = False
-    return f"[{address}]:{port}" if bracket else f"{address}:{port}"
+    """HOST:PORT; an IPv6 address, the only host with colons, goes in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -355,14 +350,13 @@ class Configuration:
 class Routing:
     """The configuration of all sources joined, with what it implies filled in (mesh/implied.py).
 
-    Everything is sorted by name, so that equal input gives equal bytes downstream.
+    Everything is sorted by name, so that equal input gives equal bytes downstream. Policies and pools are
+    by service host.
     """
 
     services: Mapping[str, Service] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
-    """By service host."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
-    """By service host."""
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
 
@@ -371,8 +365,7 @@ class Health(StrEnum):
     """How a replica's discovery stands, as shown in status."""
 
     OK = "OK"
-    PENDING = "PENDING"
-    """Not asked yet."""
+    PENDING = "PENDING"  # not asked yet
     SUSPECT = "SUSPECT"
     """Failing, within its grace: its models stay."""
     DOWN = "DOWN"
@@ -395,13 +388,12 @@ class PlacedEndpoint:
 class ServicePicture:
     """A service with everything that its resources are made from.
 
-    `known` is False while nothing at all has been learnt about a pool's models since the process
-    began: its assignment is withheld, so that a restart cannot wipe what an Envoy already has.
+    `known` is False until a pool's endpoints were heard or waited for (health.py): its assignment is
+    withheld, so that a restart cannot wipe what an Envoy already has.
     """
 
     service: Service
-    endpoints: tuple[PlacedEndpoint, ...]
-    """Sorted by id."""
+    endpoints: tuple[PlacedEndpoint, ...]  # sorted by id
     policy: Policy | None = None
     pool: Pool | None = None
     known: bool = True

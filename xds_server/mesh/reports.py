@@ -23,13 +23,14 @@ class Record:
 
     `gap` is the last completed stretch without a good answer: from its first failure (or from minus
     infinity, before the first answer ever) to the good report that ended it.
-    `refused` says that the present run of failures contains a refusal.
+    `refused` says that the present run of failures contains a refusal; `first_at` is when it answered first.
     """
 
     source: str
     rows: tuple[ModelState, ...] = ()
     ready: tuple[str, ...] = ()
     reported_at: float | None = None
+    first_at: float | None = None
     failure: Failure | None = None
     refused: bool = False
     gap: tuple[float, float] = (-inf, inf)
@@ -47,13 +48,14 @@ class Record:
             self.failure, self.refused = None, False
         changed = self._take_rows(event.models)
         self.reported_at = event.at
+        self.first_at = event.at if self.first_at is None else self.first_at
         return turned, changed
 
     def fail(self, event: ReportFailed) -> bool:
         """Take a failure; returns whether it began a run."""
         turned = self.failure is None
         since = event.at if self.failure is None else self.failure.since
-        self.failure = Failure(event.kind, event.error, since, event.at)
+        self.failure = Failure(event.kind, event.error, since, event.at, event.asked)
         self.refused = self.refused or event.kind is FailureKind.REFUSED
         return turned
 

@@ -10,7 +10,15 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import ModelState
-from xds_server.mesh.health import NO_COMMON_FAILURE, CommonFailure, Tolerance, Verdict, judge, tolerance
+from xds_server.mesh.health import (
+    NO_COMMON_FAILURE,
+    CommonFailure,
+    Tolerance,
+    Verdict,
+    judge,
+    tolerance,
+    waits_until,
+)
 from xds_server.mesh.model import (
     Endpoint,
     EndpointId,
@@ -63,7 +71,12 @@ class ServiceView:
         self._touched: set[EndpointId] = set()
         self._picture: ServicePicture | None = None
         self._placed: dict[EndpointId, PlacedEndpoint] = {}
+        self._known = False
+        self._first = frozenset(self._endpoints)
+        """Those that the pool began with, who are all to be heard before it counts as known."""
         if before is not None:
+            if before._limits is not None:  # noqa: SLF001 - the same class
+                self._known, self._first = before._known, before._first & self._first  # noqa: SLF001
             self._picture = before._picture  # noqa: SLF001 - the same class
             self._placed = {key: p for key, p in before._placed.items() if key in self._endpoints}  # noqa: SLF001
 
@@ -77,6 +90,14 @@ class ServiceView:
         """The configured endpoints, sorted."""
         return self._endpoints.keys()
 
+    @property
+    def waits_until(self) -> float | None:
+        """When (epoch seconds) the pool counts as known at the latest; None if it does, or for no limit."""
+        if self._known or self._limits is None:
+            return None
+        until = self._waits_until(self._limits)
+        return until if -inf < until < inf else None
+
     def turn(self) -> None:
         """An endpoint began or ceased to fail: every endpoint's standing may have changed."""
         self._turned = True
@@ -88,7 +109,7 @@ class ServiceView:
         """
         if endpoint not in self._endpoints:
             return False
-        if not self._turned and self._place(endpoint) is self._placed.get(endpoint):
+        if self._known and not self._turned and self._place(endpoint) is self._placed.get(endpoint):
             return False
         self._touched.add(endpoint)
         return True
@@ -126,7 +147,7 @@ class ServiceView:
 
     def _compose(self, *, changed: bool) -> bool:
         """Make a new picture if one is needed. `changed`: the placed endpoints may be other objects."""
-        known = self._limits is None or not self._endpoints or self._facts.worked(self._service.host) > -inf
+        known = self._known = self._known or self._is_known()
         before = self._picture
         if before is not None and before.known == known and not changed:
             return False
@@ -135,6 +156,16 @@ class ServiceView:
             return False
         self._picture = after
         return True
+
+    def _is_known(self) -> bool:
+        if self._limits is None or not self._endpoints:
+            return True
+        worked = self._facts.worked(self._service.host) > -inf
+        return worked and self._waits_until(self._limits) <= self._facts.now
+
+    def _waits_until(self, limits: Tolerance) -> float:
+        record = self._facts.record
+        return waits_until(map(record, self._first), map(record, self._endpoints), limits.patience)
 
     def _common_failure(self) -> CommonFailure:
         if self._limits is None:

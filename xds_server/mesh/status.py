@@ -30,12 +30,16 @@ class Dirty:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A run of failures of one runtime: the latest kind and error, first and last time (epoch seconds)."""
+    """A run of failures of one runtime: the latest kind and error, first and last time (epoch seconds).
+
+    `asked`: when the question was put whose failure is the last one; None: at that time.
+    """
 
     kind: FailureKind
     error: str
     since: float
     last: float
+    asked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

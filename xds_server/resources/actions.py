@@ -36,7 +36,11 @@ RETRY_ON = "connect-failure,refused-stream,reset-before-request"
 
 RETRIES = 2
 HOST_SELECTION_ATTEMPTS = 5
-"""How often another endpoint is drawn when the draw was one that has failed already; 1 is too few."""
+"""How often another endpoint is drawn when the draw was one that has failed already; 1 is too few.
+
+LEAST_REQUEST looks at all endpoints and draws only among those with the fewest requests: while the others are
+busy, one that refuses connections is drawn each time. Outlier detection is what leaves it out.
+"""
 
 
 def action(route: Route, times: RouteTimes) -> route_v3.RouteAction:

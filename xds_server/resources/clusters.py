@@ -28,6 +28,13 @@ CONNECT_TIMEOUT = 1.0
 NO_LIMIT = 65536
 """Envoy's default of 1024 is meant for one service of many; this cluster carries all models at once."""
 
+HTTP1_IDLE_TIMEOUT = 3.0
+"""Seconds after which an idle HTTP/1.1 connection to a runtime is closed, by Envoy, unless a rule says else.
+
+A runtime on uvicorn (MLServer, vLLM, KServe) closes it after 5 s, and a request that Envoy puts on it at
+that moment is lost: 503 with flag UC, since an inference request that may have begun is not tried again.
+"""
+
 MAX_RETRIES = 64
 """Retries under way at once, for all models together (Envoy's default is 3)."""
 
@@ -87,7 +94,7 @@ def _common(protocol: Protocol, policy: Policy | None, pool: Pool | None) -> clu
     limits = (policy.connection_pool if policy else None) or ConnectionPool()
     outlier = policy.outlier_detection if policy else None
     options = upstreams.HttpProtocolOptions(
-        common_http_protocol_options=_common_http(limits),
+        common_http_protocol_options=_common_http(protocol, limits),
         explicit_http_config=_explicit_http(protocol, limits),
     )
     return cluster.Cluster(
@@ -132,15 +139,14 @@ def _or(asked: int | None, default: int) -> int:
     return default if asked is None else asked
 
 
-def _common_http(limits: ConnectionPool) -> core.HttpProtocolOptions | None:
-    if (
-        limits.idle_timeout is None
-        and limits.max_connection_duration is None
-        and not limits.max_requests_per_connection
-    ):
+def _common_http(protocol: Protocol, limits: ConnectionPool) -> core.HttpProtocolOptions | None:
+    idle = limits.idle_timeout
+    if idle is None and protocol is Protocol.HTTP:
+        idle = HTTP1_IDLE_TIMEOUT
+    if idle is None and limits.max_connection_duration is None and not limits.max_requests_per_connection:
         return None
     return core.HttpProtocolOptions(
-        idle_timeout=None if limits.idle_timeout is None else duration(limits.idle_timeout),
+        idle_timeout=None if idle is None else duration(idle),
         max_connection_duration=(
             None if limits.max_connection_duration is None else duration(limits.max_connection_duration)
         ),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.core.v3 as core
-import envoy_data_plane.envoy.config.listener.v3 as listener_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
@@ -15,10 +15,14 @@ import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 from xds_server.resources.access_log import to_stdout
 from xds_server.resources.parts import address, over_ads, packed
 from xds_server.resources.routes import HEADER_TO_METADATA
+from xds_server.wire import field, string
 
 if TYPE_CHECKING:
     from xds_server.mesh.model import Tls
 
+MANAGER_TYPE = (
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+)
 EVERYWHERE = "0.0.0.0"
 LOOPBACK = "127.0.0.1"
 
@@ -28,51 +32,57 @@ _HEADERS_WITHIN = timedelta(seconds=15)
 
 def encode_gateway(name: str, port: int, tls: Tls | None, *, access_log: bool) -> bytes:
     """Encode a gateway's Listener: reachable from outside, so the peer's address is what is believed."""
-    manager = _connection_manager(name, access_log=access_log)
-    manager.use_remote_address = True
-    return _encode(name, EVERYWHERE, port, manager, tls)
+    manager = _manager(name, _common_manager(access_log=access_log, outside=True))
+    return _listener(name, address(EVERYWHERE, port), manager, tls)
 
 
 def encode_sidecar(name: str, port: int, *, access_log: bool) -> bytes:
     """Encode a sidecar's Listener: for the program beside it only."""
-    return _encode(name, LOOPBACK, port, _connection_manager(name, access_log=access_log), None)
+    manager = _manager(name, _common_manager(access_log=access_log, outside=False))
+    return _listener(name, address(LOOPBACK, port), manager, None)
 
 
-def _encode(name: str, host: str, port: int, manager: hcm.HttpConnectionManager, tls: Tls | None) -> bytes:
-    chain = listener_v3.FilterChain(
-        filters=[
-            listener_v3.Filter(
-                name="envoy.filters.network.http_connection_manager", typed_config=packed(manager)
-            )
-        ],
-        transport_socket=None if tls is None else _transport_socket(tls),
+def _listener(name: str, at: core.Address, manager: bytes, tls: Tls | None) -> bytes:
+    """Join a Listener from its parts: the large one, its connection manager, is encoded already."""
+    any_manager = string(1, MANAGER_TYPE) + field(2, manager)
+    chain = field(3, string(1, "envoy.filters.network.http_connection_manager") + field(4, any_manager))
+    if tls is not None:
+        chain += field(6, _transport_socket(tls))
+    return string(1, name) + field(2, bytes(at)) + field(3, chain)
+
+
+def _manager(name: str, common: bytes) -> bytes:
+    """Join an HttpConnectionManager: what is the listener's own, then what all have in common."""
+    rds = field(1, bytes(over_ads())) + string(2, name)
+    return string(2, name) + field(3, rds) + common
+
+
+@cache
+def _common_manager(*, access_log: bool, outside: bool) -> bytes:
+    """Encode all of a connection manager but its name and its routes' name. Slow: some 10 ms."""
+    return bytes(
+        hcm.HttpConnectionManager(
+            # HTTP/1.1, and HTTP/2 with prior knowledge or by ALPN, on one port.
+            codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
+            http_filters=[
+                # Without rules of its own: each route brings them.
+                hcm.HttpFilter(name=HEADER_TO_METADATA, typed_config=packed(header_to_metadata.Config())),
+                hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router.Router())),
+            ],
+            access_log=[to_stdout()] if access_log else [],
+            use_remote_address=True if outside else None,
+            request_headers_timeout=_HEADERS_WITHIN,
+            normalize_path=True,
+            # A model's name may hold a slash, sent as %2F, or two in a row.
+            path_with_escaped_slashes_action=(
+                hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
+            ),
+            merge_slashes=False,
+        )
     )
-    return bytes(listener_v3.Listener(name=name, address=address(host, port), filter_chains=[chain]))
 
 
-def _connection_manager(name: str, *, access_log: bool) -> hcm.HttpConnectionManager:
-    return hcm.HttpConnectionManager(
-        stat_prefix=name,
-        # HTTP/1.1, and HTTP/2 with prior knowledge or by ALPN, on one port.
-        codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
-        rds=hcm.Rds(config_source=over_ads(), route_config_name=name),
-        http_filters=[
-            # Without rules of its own: each route brings them.
-            hcm.HttpFilter(name=HEADER_TO_METADATA, typed_config=packed(header_to_metadata.Config())),
-            hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router.Router())),
-        ],
-        access_log=[to_stdout()] if access_log else [],
-        request_headers_timeout=_HEADERS_WITHIN,
-        normalize_path=True,
-        # A model's name may hold a slash, sent as %2F, or two in a row.
-        path_with_escaped_slashes_action=(
-            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
-        ),
-        merge_slashes=False,
-    )
-
-
-def _transport_socket(tls: Tls) -> core.TransportSocket:
+def _transport_socket(tls: Tls) -> bytes:
     context = tls_v3.DownstreamTlsContext(
         common_tls_context=tls_v3.CommonTlsContext(
             alpn_protocols=["h2", "http/1.1"],
@@ -86,7 +96,7 @@ def _transport_socket(tls: Tls) -> core.TransportSocket:
         ),
         require_client_certificate=None if tls.ca_certificates is None else True,
     )
-    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
+    return bytes(core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context)))
 
 
 def _verified_by(ca_certificates: str) -> tls_v3.CertificateValidationContext:

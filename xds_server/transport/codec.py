@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DiscoveryRequest
+from envoy_data_plane.google.protobuf import Struct
 
 from xds_server import wire
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response
@@ -23,8 +23,17 @@ _SOTW_NODE = 2
 _DELTA_NODE = 1
 """The field of `node` in the two kinds of request."""
 
-_NODE_EXTENSIONS = 9
-"""The field of a Node that lists every extension built into Envoy: 10 kB that nobody reads here."""
+_ID, _CLUSTER, _METADATA = 1, 2, 3
+"""Fields of a Node: the ones that count here. Envoy's own also lists 10 kB of extensions."""
+
+MAX_NODE = 1024 * 1024
+"""Bytes of a node: reading a larger one would keep every other client waiting."""
+
+MAX_LABELS = 16 * 1024
+"""Bytes of a node's labels, which are read one by one."""
+
+MAX_NAME = 1024
+"""Bytes of a node's id and cluster, and of a type: they come back in logs, status and errors."""
 
 
 def parse_request(data: bytes, *, with_node: bool) -> Request:
@@ -35,6 +44,7 @@ def parse_request(data: bytes, *, with_node: bool) -> Request:
     try:
         node, rest = _split(data, _SOTW_NODE)
         message = DiscoveryRequest.parse(rest)
+        _limit("type_url", len(message.type_url), MAX_NAME)
         return Request(
             type_url=message.type_url,
             resource_names=tuple(message.resource_names),
@@ -46,7 +56,7 @@ def parse_request(data: bytes, *, with_node: bool) -> Request:
     except ProtocolError:
         raise
     except Exception as error:  # the library fails in many ways on bytes that are no message
-        raise ProtocolError(f"the request is not a DiscoveryRequest: {error!r}") from error
+        raise ProtocolError(f"the request is not a DiscoveryRequest: {_words(error)}") from error
 
 
 def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
@@ -54,6 +64,7 @@ def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
     try:
         node, rest = _split(data, _DELTA_NODE)
         message = DeltaDiscoveryRequest.parse(rest)
+        _limit("type_url", len(message.type_url), MAX_NAME)
         return DeltaRequest(
             type_url=message.type_url,
             subscribe=tuple(message.resource_names_subscribe),
@@ -66,18 +77,47 @@ def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
     except ProtocolError:
         raise
     except Exception as error:  # as above
-        raise ProtocolError(f"the request is not a DeltaDiscoveryRequest: {error!r}") from error
+        raise ProtocolError(f"the request is not a DeltaDiscoveryRequest: {_words(error)}") from error
 
 
 def _node(data: bytes) -> Node:
-    kept = b"".join(raw for number, raw, _ in wire.fields(data) if number != _NODE_EXTENSIONS)
-    message = NodeMessage.parse(kept)
-    metadata = message.metadata.to_dict() if message.metadata is not None else {}
-    labels = metadata.get("labels") or metadata.get("LABELS") or {}
+    """Read what counts of a node, without the library: it takes seconds for megabytes of metadata."""
+    _limit("node", len(data), MAX_NODE)
+    texts: dict[int, str] = {}
+    metadata = b""
+    for number, _, payload in wire.fields(data):
+        if number in {_ID, _CLUSTER}:
+            _limit("node.id" if number == _ID else "node.cluster", len(payload), MAX_NAME)
+            texts[number] = payload.decode()
+        elif number == _METADATA:
+            metadata += payload
+    return Node(texts.get(_ID, ""), texts.get(_CLUSTER, ""), _labels(metadata))
+
+
+def _labels(metadata: bytes) -> dict[str, str]:
+    """The texts in `labels`, or in Istio's `LABELS`, of an encoded Struct."""
+    kept = b"".join(raw for _, raw, entry in wire.fields(metadata) if _key(entry) in {b"labels", b"LABELS"})
+    _limit("node.metadata.labels", len(kept), MAX_LABELS)
+    values = Struct.parse(kept).to_dict()
+    labels = values.get("labels") or values.get("LABELS") or {}
     if not isinstance(labels, Mapping):
         raise ProtocolError(f"node.metadata.labels: found {labels!r}; expected a struct of strings")
-    texts = {str(key): value for key, value in labels.items() if isinstance(value, str)}
-    return Node(message.id, message.cluster, texts)
+    return {str(key): value for key, value in labels.items() if isinstance(value, str)}
+
+
+def _key(entry: bytes) -> bytes:
+    """The key of a map's entry."""
+    return next((payload for number, _, payload in wire.fields(entry) if number == 1), b"")
+
+
+def _limit(what: str, size: int, most: int) -> None:
+    if size > most:
+        raise ProtocolError(f"{what}: found {size} bytes; at most {most} are allowed")
+
+
+def _words(error: Exception) -> str:
+    """What is wrong, without the data, which some errors carry along whole."""
+    return f"{type(error).__name__}: {error}"[:MAX_NAME]
 
 
 def _split(data: bytes, node_field: int) -> tuple[bytes | None, bytes]:

@@ -54,7 +54,8 @@ class ServerOptions:
     """How streams are kept. Times in seconds.
 
     `keepalive`: silence after which the client is pinged; `keepalive_timeout`: how long it may take to
-    answer. `lifetime`: how long a stream lives, give or take a fifth; None: as long as the client wants.
+    answer. `shortest_ping`: a client that pings more often is cut off; Envoys ping every 10 s.
+    `lifetime`: how long a stream lives, give or take a fifth; None: as long as the client wants.
     `streams_per_second`: how many new ones are taken on; others wait. `max_streams`: how many there may be,
     those that wait included; more are refused. `max_request`: bytes; a client that reconnects names
     everything it holds. `requests_per_second`: of one stream; it is slowed down to that, and ended if it
@@ -63,6 +64,7 @@ class ServerOptions:
 
     keepalive: float = 30.0
     keepalive_timeout: float = 10.0
+    shortest_ping: float = 5.0
     lifetime: float | None = None
     streams_per_second: float = 500.0
     max_streams: int = 10_000
@@ -159,7 +161,8 @@ class XdsServer:
             ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            # The library's own five minutes would take Envoy's pings for an attack.
+            ("grpc.http2.min_ping_interval_without_data_ms", int(options.shortest_ping * 1000)),
         ]
 
     def _services(self) -> list[grpc.GenericRpcHandler]:

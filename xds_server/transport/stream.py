@@ -16,14 +16,14 @@ from xds_server.transport.access import RefusedError
 from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import Node
-from xds_server.xds.status import Delay, Refusal
+from xds_server.xds.status import Delay, Refusal, counted_as
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
     from xds_server.transport.access import Doorkeeper
-    from xds_server.transport.limits import PushGate, RequestMeter
+    from xds_server.transport.limits import Place, PushGate, RequestMeter
     from xds_server.xds.hub import Hub
     from xds_server.xds.messages import DeltaResponse, Response
 
@@ -76,6 +76,7 @@ class Stream:
         self._pushes = pushes
         self._wake = asyncio.Event()
         self._woken_at: float | None = None
+        self._over = asyncio.Event()
         self._session = hub.open(variant, type_url, context.peer(), self._on_wake)
         self._log = structlog.get_logger("xds").bind(peer=context.peer(), variant=variant.value)
 
@@ -86,11 +87,12 @@ class Stream:
             ProtocolError: the client asked for what cannot be.
             RefusedError: the client is not, or no longer, let in.
         """
-        tasks: set[asyncio.Future[object]] = {
+        writer: asyncio.Future[object] = self._task("nothing more can be written", self._write())
+        others: set[asyncio.Future[object]] = {
             self._task("the client ended it", self._read()),
-            self._task("nothing more can be written", self._write()),
             self._task("the server stops", self._ending.wait()),
         }
+        tasks = {writer, *others}
         reason = "the connection is gone"
         try:
             ends = tasks | {self._refused}
@@ -103,13 +105,16 @@ class Stream:
             reason = str(error)
             raise
         finally:
-            client = self._session.id
+            self._log.info("client disconnected", client=self._session.id, reason=reason)
+            self._over.set()
             self._session.close()
             self._refused.cancel()
-            for task in tasks:
+            self._wake.set()
+            for task in others:
                 task.cancel()
+            # A message that is under way cannot be taken back, and gRPC tells the client of the end only
+            # after it: the writer is let finish, and is cancelled with this call when the client is gone.
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._log.info("client disconnected", client=client, reason=reason)
 
     def reconsider(self) -> None:
         """The list of clients has changed: a client that is no longer let in is told so."""
@@ -158,28 +163,38 @@ class Stream:
 
     async def _write(self) -> None:
         """Write what is owed, whenever something is and it is this stream's turn."""
-        while True:
+        while not self._over.is_set():
             self._hub.stats.delays[Delay.PUSH] += self._pushes.full
             place = await self._pushes.enter()
             try:
-                self._wake.clear()
-                responses = self._session.take()
-                woken_at, self._woken_at = self._woken_at, None
-                if responses:
-                    place.write()
-                    now = self._hub.clock()
-                    self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
-                for response in responses:
-                    await self._context.write(self._encoded(response))
+                await self._push(place)
             finally:
                 place.leave()
+            if self._over.is_set():
+                return
             await self._woken()
+
+    async def _push(self, place: Place) -> None:
+        """Write what is owed now."""
+        self._wake.clear()
+        responses = self._session.take()
+        woken_at, self._woken_at = self._woken_at, None
+        if not responses:
+            return
+        place.write()
+        now = self._hub.clock()
+        self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
+        for response in responses:
+            await self._context.write(self._encoded(response))
+            if self._over.is_set():
+                return
 
     def _encoded(self, response: Response | DeltaResponse) -> bytes:
         payload = encode_response(response)
         stats, size = self._hub.stats, len(payload)
-        stats.bytes[response.type_url] += size
-        stats.sizes[response.type_url].observe(size)
+        kind = counted_as(response.type_url)
+        stats.bytes[kind] += size
+        stats.sizes[kind].observe(size)
         if size >= LARGE_RESPONSE:
             self._log.warning("large response", client=self._session.id, type=response.type_url, bytes=size)
         return payload

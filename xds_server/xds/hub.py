@@ -132,6 +132,8 @@ class Hub:
                 acknowledged.append(session.id)
             elif serial > self.serial or not watch.settled(name, session.snapshot):
                 waiting.append(session.id)
+            elif name in session.snapshot.of(type_url).withheld:
+                waiting.append(session.id)  # there is nothing to send it now, and it may hold the old content
             elif rejection is not None:
                 rejected.append((session.id, rejection.error))
             else:

@@ -12,7 +12,7 @@ from xds_server.xds import delta, heartbeat, order, sotw
 from xds_server.xds.ledger import Rejection, Sent
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
-from xds_server.xds.status import ClientStatus, type_status
+from xds_server.xds.status import ClientStatus, counted_as, type_status
 from xds_server.xds.watch import Verdict, Watch
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Session:
         self._type_url = type_url
         self._heart = heartbeat.Heart(hub.ttl if variant is Variant.DELTA else None)
         self._nonces = 0
+        self._warming: frozenset[str] = frozenset()
+        """Assignments of clusters that were sent before this stream asked for any assignment."""
         self._closed = False
 
     @property
@@ -84,6 +86,9 @@ class Session:
             sotw.read(watch, request)
         if first:
             self._heart.begin(watch, self._hub.clock())
+        if type_url == ENDPOINT and self._warming:
+            watch.mark(self._warming, resend=True)
+            self._warming = frozenset()
         if answered:
             self._hub.notify()
         if answered or watch.marked:
@@ -114,15 +119,15 @@ class Session:
     def _answer(self, watch: Watch, request: Request | DeltaRequest) -> bool:
         outstanding = watch.ledger.outstanding
         if outstanding is None or outstanding.nonce != request.response_nonce:
-            self._hub.stats.stale[watch.type_url] += 1
+            self._hub.stats.stale[counted_as(watch.type_url)] += 1
             return False
         now = self._hub.clock()
         if request.error_detail is None:
             watch.acknowledge(now)
-            self._hub.stats.acks[watch.type_url] += 1
+            self._hub.stats.acks[counted_as(watch.type_url)] += 1
         else:
             watch.reject(request.error_detail, now)
-            self._hub.stats.nacks[watch.type_url] += 1
+            self._hub.stats.nacks[counted_as(watch.type_url)] += 1
         if not watch.held_back:
             watch.rounds.answered(outstanding.serial)
         return True
@@ -221,8 +226,8 @@ class Session:
         if watch.type_url == CLUSTER:
             self._warm(plan, changed)
         stats = self._hub.stats
-        stats.pushes[watch.type_url] += 1
-        stats.resources[watch.type_url] += len(plan.resources)
+        stats.pushes[counted_as(watch.type_url)] += 1
+        stats.resources[counted_as(watch.type_url)] += len(plan.resources)
         if self.variant is Variant.SOTW:
             return Response(
                 type_url=watch.type_url, version=plan.version, nonce=nonce, resources=plan.resources
@@ -238,11 +243,16 @@ class Session:
         )
 
     def _warm(self, plan: Plan, changed: list[str]) -> None:
-        """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009)."""
+        """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009).
+
+        Also where the client has yet to say, on this new stream, that it holds that assignment.
+        """
+        clusters = {resource.name: resource for resource in plan.resources}
+        names = order.assignment_names(clusters, [name for name in changed if name in clusters])
         assignments = self.watches.get(ENDPOINT)
-        if assignments is not None:
-            clusters = {resource.name: resource for resource in plan.resources}
-            names = order.assignment_names(clusters, [name for name in changed if name in clusters])
+        if assignments is None:
+            self._warming |= names
+        else:
             assignments.mark(names, resend=True)
 
     # Seen from outside

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from xds_server.xds.histogram import BYTES, SECONDS, Histogram
+from xds_server.xds.model import ORDER
 
 if TYPE_CHECKING:
     from xds_server.xds.messages import Variant
@@ -92,9 +93,18 @@ class Progress:
     rejected: tuple[tuple[str, str], ...] = ()
 
 
+OTHER = "other"
+"""What types that this server does not serve are counted as: clients may name any."""
+
+
+def counted_as(type_url: str) -> str:
+    """The key of a type in HubStats."""
+    return type_url if type_url in ORDER else OTHER
+
+
 @dataclass(slots=True)
 class HubStats:
-    """Counters since the process started, by type URL where there is one. Times in seconds.
+    """Counters since the process started, by `counted_as` where there is a type. Times in seconds.
 
     `queue_time`: from the moment that a client is owed something to its being written. `convergence`:
     from a source's change to the last answer to it. `sizes`: bytes of a response.

@@ -213,11 +213,12 @@ class Poller:
 
     async def _poll(self, watch: _Watch, target: Target) -> None:
         """Ask once and report it, unless the target changed meanwhile: then it is asked anew at once."""
+        asked = self._clock()
         try:
             index = await self._client.read(target.url, target.timeout, watch.index)
         except RuntimeUnreadableError as error:
             if watch.target.url == target.url:
-                self._report_failure(watch, error)
+                self._report_failure(watch, error, asked)
         else:
             if watch.target.url == target.url:
                 self._report(watch, index)
@@ -235,7 +236,7 @@ class Poller:
             ModelsReported(endpoint=watch.endpoint, source=SOURCE, models=index.rows, at=self._clock())
         )
 
-    def _report_failure(self, watch: _Watch, error: RuntimeUnreadableError) -> None:
+    def _report_failure(self, watch: _Watch, error: RuntimeUnreadableError, asked: float) -> None:
         self.failures += 1
         if watch.failing is not error.kind:
             self._log.warning(
@@ -248,7 +249,12 @@ class Poller:
         watch.failing = error.kind
         self._emit(
             ReportFailed(
-                endpoint=watch.endpoint, source=SOURCE, kind=error.kind, error=str(error), at=self._clock()
+                endpoint=watch.endpoint,
+                source=SOURCE,
+                kind=error.kind,
+                error=str(error),
+                at=self._clock(),
+                asked=asked,
             )
         )
 
