@@ -24,39 +24,38 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class LoadBody(_Body):
-    """`POST /v1/loads`. Times in seconds."""
+class _MoveBody(_Body):
+    """What every move says: which model, on which endpoint (HOST:PORT), how long for Envoys to agree."""
 
     model: Name
     endpoint: Name
     service: Name | None = None
     timeout: Seconds = TIMEOUT
+
+
+class LoadBody(_MoveBody):
+    """`POST /v1/loads`. Times in seconds."""
+
     runtime_timeout: Seconds = RUNTIME_TIMEOUT
 
 
-class WithdrawalBody(_Body):
+class _LeavingBody(_MoveBody):
+    """What a move says that takes a model off an endpoint."""
+
+    settle: Seconds = SETTLE
+    drain: Seconds = DRAIN
+    force: bool = False
+
+
+class WithdrawalBody(_LeavingBody):
     """`POST /v1/withdrawals`. Times in seconds."""
 
-    model: Name
-    endpoint: Name
-    service: Name | None = None
-    settle: Seconds = SETTLE
-    drain: Seconds = DRAIN
-    force: bool = False
     keep: bool = False
-    timeout: Seconds = TIMEOUT
 
 
-class UnloadBody(_Body):
+class UnloadBody(_LeavingBody):
     """`POST /v1/unloads`. Times in seconds."""
 
-    model: Name
-    endpoint: Name
-    service: Name | None = None
-    settle: Seconds = SETTLE
-    drain: Seconds = DRAIN
-    force: bool = False
-    timeout: Seconds = TIMEOUT
     runtime_timeout: Seconds = RUNTIME_TIMEOUT
 
 

@@ -8,7 +8,6 @@ only that its own routes use.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import MESH_GATEWAY
@@ -103,10 +102,6 @@ class ViewCatalog:
         if view is None:
             view = self._views[entitled] = self._make(entitled)
         return view
-
-    def views(self) -> Mapping[Entitlement, Snapshot]:
-        """The views that any node has asked for."""
-        return MappingProxyType(self._views)
 
     def _make(self, entitled: Entitlement) -> Snapshot:
         fronts = self._chosen(entitled)

@@ -168,10 +168,6 @@ class Watch:
         if resend:
             self._resend.update(names)
 
-    def mark_all(self) -> None:
-        """Look at everything again."""
-        self._all_dirty = True
-
     @property
     def marked(self) -> bool:
         """Whether there is something to look at."""
