@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
+from xds_server.transport.codec import parse_delta_request, parse_request
 from xds_server.xds.messages import ProtocolError, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+    from xds_server.transport.encoder import SharedEncoder
     from xds_server.xds.hub import Hub
-
-LARGE_RESPONSE = 3_500_000
-"""Bytes from which a response is logged: clients with gRPC's default limit of 4 MiB drop larger ones."""
 
 
 class Stream:
@@ -30,6 +28,7 @@ class Stream:
 
     Args:
         hub: where the session is opened.
+        encoder: makes the bytes of its responses, which other streams may share.
         context: the RPC, as grpc.aio hands it over.
         variant: which dialect is spoken.
         type_url: the only type served; None on an aggregated stream.
@@ -41,6 +40,7 @@ class Stream:
         self,
         *,
         hub: Hub,
+        encoder: SharedEncoder,
         context: grpc.aio.ServicerContext[bytes, bytes],
         variant: Variant,
         type_url: str | None,
@@ -48,6 +48,7 @@ class Stream:
         lifetime: float | None,
     ) -> None:
         self._hub = hub
+        self._encoder = encoder
         self._context = context
         self._variant = variant
         self._ending = ending
@@ -93,7 +94,7 @@ class Stream:
             first = self._session.node is None
             parse = parse_delta_request if self._variant is Variant.DELTA else parse_request
             request = parse(data, with_node=first)
-            before = self._session.rejection(request.type_url)
+            before = None if request.error_detail is None else self._session.rejection(request.type_url)
             self._session.receive(request)
             if first:
                 self._connected()
@@ -105,20 +106,17 @@ class Stream:
         while True:
             self._wake.clear()
             for response in self._session.take():
-                payload = encode_response(response)
-                self._hub.stats.bytes[response.type_url] += len(payload)
-                if len(payload) >= LARGE_RESPONSE:
-                    self._log.warning(
-                        "large response", client=self._session.id, type=response.type_url, bytes=len(payload)
-                    )
-                await self._context.write(payload)
+                await self._context.write(self._encoder.encode(response))
             await self._woken()
 
     async def _woken(self) -> None:
         """Wait for the wake call, or for the moment when the session has something to say anyway."""
         deadline = self._session.next_deadline()
+        if deadline is None:
+            await self._wake.wait()
+            return
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._hub.clock())):
+            async with asyncio.timeout(max(0.0, deadline - self._hub.clock())):
                 await self._wake.wait()
         except TimeoutError:
             return

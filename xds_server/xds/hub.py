@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from xds_server.xds.model import EMPTY_SNAPSHOT, Catalog, Node, Snapshot
+from xds_server.xds.plan import Plans
 from xds_server.xds.session import Session
 from xds_server.xds.snapshot import changed_names
 from xds_server.xds.status import ClientStatus, HubStats, Progress
@@ -28,6 +29,8 @@ class Hub:
         self.clock = clock
         self.index = Index()
         self.stats = HubStats()
+        self.plans = Plans()
+        """What was planned of the last publication, for all clients that are owed the same."""
         self._catalog: Catalog | None = None
         self._sessions: dict[int, Session] = {}
         self._listeners: dict[int, Callable[[], None]] = {}
@@ -67,6 +70,7 @@ class Hub:
             raise ValueError(f"serial: found {catalog.serial}; the last published was {self.serial}")
         first = self._catalog is None
         self._catalog = catalog
+        self.plans = Plans()
         self.stats.publications += 1
         moves: dict[tuple[int, int], tuple[Snapshot, Snapshot]] = {}
         movers: dict[tuple[int, int], set[int]] = {}

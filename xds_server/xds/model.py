@@ -22,7 +22,8 @@ ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 class Resource:
     """One Envoy object, serialised. Equal content has the same `version` everywhere and always.
 
-    `body` is the serialised message itself (not yet wrapped in Any). `version` is a hash of it.
+    `content` is the serialised message itself (not yet wrapped in Any), in one piece or in the pieces that
+    it was made of: a large one is joined in the response alone. `version` is a hash of it.
     `requires` lists (type URL, name) that a client must have settled before it is sent this one;
     only types earlier in ORDER are waited for. A Cluster names its assignment there
     (ENDPOINT, EDS name) when that is not called as the cluster itself.
@@ -30,9 +31,19 @@ class Resource:
 
     type_url: str
     name: str
-    body: bytes
+    content: bytes | tuple[bytes, ...]
     version: str
     requires: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """The serialised message in pieces, to be joined once with what comes around it."""
+        return (self.content,) if isinstance(self.content, bytes) else self.content
+
+    @property
+    def body(self) -> bytes:
+        """The serialised message; joined anew for each call where it is in pieces."""
+        return self.content if isinstance(self.content, bytes) else b"".join(self.content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xds_server.xds.hub import Hub
-    from xds_server.xds.plan import Plan
+    from xds_server.xds.plan import Issue, Plan
 
 MAX_TYPES = 32
 """Types that one stream may ask for: far above what Envoy knows, low enough to bound a hostile client."""
@@ -48,7 +48,6 @@ class Session:
         self.wake = wake
         self._hub = hub
         self._type_url = type_url
-        self._nonces = 0
         self._closed = False
 
     @property
@@ -75,6 +74,8 @@ class Session:
             self.node = request.node or Node("", "")
             self.snapshot = self._hub.view_of(self.node)
         watch = self._watch(type_url)
+        if watch.fresh:
+            watch.foreign_nonce = request.response_nonce
         answered = bool(request.response_nonce) and self._answer(watch, request)
         if isinstance(request, DeltaRequest):
             delta.read(watch, request)
@@ -82,8 +83,10 @@ class Session:
             sotw.read(watch, request)
         if answered:
             self._hub.notify()
-        if answered or watch.marked:
-            self.wake()
+        for each in self.watches.values():
+            if each.ledger.outstanding is None and each.marked:
+                self.wake()
+                break
 
     def _type_of(self, request: Request | DeltaRequest) -> str:
         if self._type_url is None:
@@ -105,6 +108,7 @@ class Session:
                 )
             watch = Watch(self.number, type_url, self.variant, self._hub.index)
             self.watches[type_url] = watch
+            self.watches = dict(sorted(self.watches.items(), key=lambda each: (order.rank(each[0]), each[0])))
         return watch
 
     def _answer(self, watch: Watch, request: Request | DeltaRequest) -> bool:
@@ -135,11 +139,11 @@ class Session:
         """The responses to write now, in order. Nothing before the hub has a catalog (istio 25100)."""
         responses: list[Response | DeltaResponse] = []
         if not self._closed and self._hub.serial:
-            for type_url in sorted(self.watches, key=lambda url: (order.rank(url), url)):
-                watch = self.watches[type_url]
-                plan = self._plan(watch) if watch.marked and watch.ledger.outstanding is None else None
-                if plan is not None:
-                    responses.append(self._send(watch, plan))
+            for watch in self.watches.values():
+                if watch.ledger.outstanding is None and watch.marked:
+                    plan = self._plan(watch)
+                    if plan is not None:
+                        responses.append(self._send(watch, plan))
         return responses
 
     def next_deadline(self) -> float | None:
@@ -178,7 +182,7 @@ class Session:
         for name in absent:
             watch.retained.pop(name, None)
         shape = sotw.shape if self.variant is Variant.SOTW else delta.shape
-        return shape(watch, content, absent, view)
+        return shape(watch, content, absent, view, self._hub.plans)
 
     def _waits(self, watch: Watch, name: str, resource: Resource | None) -> bool:
         """Whether what is owed about `name` has to wait for another type of this stream."""
@@ -199,32 +203,43 @@ class Session:
         return waits and now < watch.hold(name, now) + order.HOLD_LIMIT
 
     def _send(self, watch: Watch, plan: Plan) -> Response | DeltaResponse:
-        self._nonces += 1
-        nonce = f"{self.number}.{self._nonces}"
-        changed = [name for name, version in plan.contents.items() if watch.ledger.held.get(name) != version]
-        watch.ledger.send(Sent(nonce, self.snapshot.serial, plan.version, plan.contents, self._hub.clock()))
-        watch.told(plan.contents)
+        nonce = watch.next_nonce(self.snapshot.serial)
+        issue = plan.issued.get(nonce) or self._issue(watch, plan, nonce)
+        response, sent = issue
         if watch.type_url == CLUSTER:
-            self._warm(plan, changed)
+            self._warm(watch, plan)
+        watch.ledger.send(sent, self._hub.clock())
+        watch.told(sent.contents)
         stats = self._hub.stats
         stats.pushes[watch.type_url] += 1
         stats.resources[watch.type_url] += len(plan.resources)
+        return response
+
+    def _issue(self, watch: Watch, plan: Plan, nonce: str) -> Issue:
+        """Make the response for every client that is sent the plan under this nonce."""
+        response: Response | DeltaResponse
         if self.variant is Variant.SOTW:
-            return Response(
+            response = Response(
                 type_url=watch.type_url, version=plan.version, nonce=nonce, resources=plan.resources
             )
-        return DeltaResponse(
-            type_url=watch.type_url,
-            version=plan.version,
-            nonce=nonce,
-            resources=plan.resources,
-            removed=plan.removed,
-        )
+        else:
+            response = DeltaResponse(
+                type_url=watch.type_url,
+                version=plan.version,
+                nonce=nonce,
+                resources=plan.resources,
+                removed=plan.removed,
+            )
+        sent = Sent(nonce, self.snapshot.serial, plan.version, plan.contents)
+        issue = plan.issued[nonce] = self._hub.plans.shared(response), sent
+        return issue
 
-    def _warm(self, plan: Plan, changed: list[str]) -> None:
+    def _warm(self, watch: Watch, plan: Plan) -> None:
         """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009)."""
         assignments = self.watches.get(ENDPOINT)
         if assignments is not None:
+            held = watch.ledger.held
+            changed = [name for name, version in plan.contents.items() if held.get(name) != version]
             clusters = {resource.name: resource for resource in plan.resources}
             names = order.assignment_names(clusters, [name for name in changed if name in clusters])
             assignments.mark(names, resend=True)

@@ -72,6 +72,10 @@ class HubStats:
     pushes: Counter[str] = field(default_factory=Counter)
     resources: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    encoded: Counter[str] = field(default_factory=Counter)
+    """Responses whose bytes were made."""
+    shared: Counter[str] = field(default_factory=Counter)
+    """Responses whose bytes another client's response had already."""
     acks: Counter[str] = field(default_factory=Counter)
     nacks: Counter[str] = field(default_factory=Counter)
     stale: Counter[str] = field(default_factory=Counter)
@@ -94,7 +98,7 @@ def type_status(watch: Watch, snapshot: Snapshot) -> TypeStatus:
         rejected_version=latest.sent.version if latest else "",
         rejected_names=tuple(sorted(ledger.rejected)),
         error=latest.error if latest else "",
-        sent_at=ledger.last_sent.at if ledger.last_sent else None,
+        sent_at=ledger.sent_at,
         acked_at=ledger.acked_at,
         rejected_at=latest.at if latest else None,
     )

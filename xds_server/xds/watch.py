@@ -34,6 +34,7 @@ class Watch:
 
     def __init__(self, stream: int, type_url: str, variant: Variant, index: Index) -> None:
         self.stream = stream
+        self.variant = variant
         self.type_url = type_url
         self.whole = variant is Variant.SOTW and type_url in WHOLE_TYPES
         self.tells_absence = variant is Variant.DELTA or self.whole
@@ -49,6 +50,9 @@ class Watch:
         """Resources that are gone but have to stay in whole responses for now."""
         self.inherited: frozenset[str] = frozenset()
         """Names that the client brought from an earlier stream."""
+        self.foreign_nonce = ""
+        """The nonce with which the client came: of another stream, and never given to it on this one."""
+        self._nonces = 0, 0
         self._index = index
         self._dirty: set[str] = set()
         self._all_dirty = False
@@ -176,7 +180,7 @@ class Watch:
     def candidates(self, view: TypeSnapshot) -> list[str]:
         """The names to look at, in order."""
         if not self._all_dirty:
-            return sorted(self._dirty)
+            return sorted(self._dirty) if len(self._dirty) > 1 else list(self._dirty)
         names = self.subscription.names | self._dirty
         if self.subscription.wildcard:
             names |= view.resources.keys() | self.ledger.held.keys()
@@ -186,7 +190,8 @@ class Watch:
         """Everything was looked at; `remaining` has to be looked at again."""
         self._all_dirty = False
         self._dirty = set(remaining)
-        self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
+        if self.held_back:
+            self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
 
     def hold(self, name: str, now: float) -> float:
         """Note that `name` waits for another type. Since when: of a whole response, since its first name."""
@@ -196,9 +201,23 @@ class Watch:
     def told(self, names: Iterable[str]) -> None:
         """These names are in the response that goes out now."""
         self.unanswered = False
-        self._resend.difference_update(names)
-        for name in names:
+        if self._resend:
+            self._resend.difference_update(names)
+        for name in names if self.held_back else ():
             self.held_back.pop(name, None)
+
+    def next_nonce(self, serial: int) -> str:
+        """Name the response that goes out now, built from publication `serial`.
+
+        The first response of a publication has the same nonce at every client, so that clients that are
+        owed the same get the very same bytes; a further one at this client has another.
+        """
+        last, number = self._nonces
+        number = number + 1 if last == serial else 0
+        if f"{serial}.{number}" == self.foreign_nonce:
+            number += 1
+        self._nonces = serial, number
+        return f"{serial}.{number}"
 
     def verdict(self, name: str, snapshot: Snapshot) -> Verdict:
         """What the client lacks about `name`, whether or not it may be sent now.
