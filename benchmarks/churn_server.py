@@ -12,6 +12,7 @@ clients can come.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import structlog
@@ -43,6 +44,7 @@ async def main(options: Options) -> None:
     for report in fleet.reports(range(options.endpoints)):
         mesh.apply(report)
     publisher.start()
+    gc.freeze()  # as serve does
 
     def churn(count: int) -> dict[str, object]:
         begun = time.time_ns()

@@ -49,6 +49,7 @@ class Fleet:
         self._random = random.Random(seed)
         self._each = each
         self._pool = [f"model-{number:0{_NAME_LENGTH - 6}}" for number in range(models)]
+        self._states = {name: ModelState(name) for name in self._pool}
         self.addresses = [_address(number) for number in range(endpoints)]
         self.names = [self._draw() for _ in range(endpoints)]
 
@@ -83,7 +84,7 @@ class Fleet:
         """What these endpoints say that they hold, now."""
         now = time.time()
         for number in numbers:
-            rows = tuple(ModelState(name) for name in self.names[number])
+            rows = tuple(self._states[name] for name in self.names[number])
             yield ModelsReported(endpoint=self._id(number), source=SOURCE, models=rows, at=now)
 
     def _id(self, number: int) -> EndpointId:

@@ -36,6 +36,14 @@ class BuildOptions:
 
 
 @dataclass(slots=True)
+class BuildStats:
+    """Counters since the process started: endpoints whose bytes were made, and those that were kept."""
+
+    encoded: int = 0
+    kept: int = 0
+
+
+@dataclass(slots=True)
 class _ServiceState:
     """A service's resources, and what they were made from."""
 
@@ -49,6 +57,7 @@ class Builder:
 
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
+        self.stats = BuildStats()
         self._services: dict[str, _ServiceState] = {}
         self._routing: Routing | None = None
         self._encoded_fronts: dict[str, tuple[Front, ...]] = {}
@@ -84,7 +93,7 @@ class Builder:
             encoders[shard] = encoder or AssignmentEncoder(shard)
             resources[shard] = ShardResources(
                 self._cluster(shard, picture, last),
-                _assignment(encoders[shard], picture, before),
+                self._assignment(encoders[shard], picture, before),
             )
         return _ServiceState(picture, encoders, resources)
 
@@ -97,6 +106,16 @@ class Builder:
             raise ValueError(f"{shard.name}: {picture.service.host} has no port {shard.port}")
         body = self._clusters.encode(shard, port, picture.policy, picture.pool)
         return _kept(resource(CLUSTER, shard.name, body), before.cluster if before is not None else None)
+
+    def _assignment(
+        self, encoder: AssignmentEncoder, picture: ServicePicture, before: ShardResources | None
+    ) -> Resource | None:
+        if not picture.known:
+            return None
+        made = encoder.encode(picture)
+        self.stats.encoded += encoder.encoded
+        self.stats.kept += len(picture.endpoints) - encoder.encoded
+        return _kept(made, before.assignment if before is not None else None)
 
     def _refresh_routing(self, routing: Routing) -> None:
         """Encode listeners and routes again if the documents changed, and forget what the old ones needed."""
@@ -124,14 +143,6 @@ class Builder:
         }
         fronts[MESH_GATEWAY] = sidecar_fronts(routing, routes, access_log=access_log)
         return fronts
-
-
-def _assignment(
-    encoder: AssignmentEncoder, picture: ServicePicture, before: ShardResources | None
-) -> Resource | None:
-    if not picture.known:
-        return None
-    return _kept(encoder.encode(picture), before.assignment if before is not None else None)
 
 
 def _front(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from xds_server.resources.parts import DIGEST_BYTES, LB_NAMESPACE, digest, version_of
 from xds_server.wire import field, header, string, uint
-from xds_server.xds.model import ENDPOINT, Resource
+from xds_server.xds.model import ENDPOINT, Pieces, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,7 @@ class AssignmentEncoder:
         self._shard = shard
         self._layout: _Layout | None = None
         self.encoded = 0
-        """Endpoints encoded so far: those that were new or had changed."""
+        """How many endpoints the last call had to encode: those that were new or had changed."""
 
     def encode(self, picture: ServicePicture) -> Resource:
         """Encode a ClusterLoadAssignment; only endpoints that changed since the last call cost anything.
@@ -76,7 +76,7 @@ class AssignmentEncoder:
             layout = _Layout(keys, port)
         if not layout.patch(picture.endpoints):
             layout = layout.rebuilt(picture.endpoints)
-        self.encoded += layout.take_encoded()
+        self.encoded = layout.take_encoded()
         self._layout = layout
         return layout.resource(self._shard.name)
 
@@ -155,12 +155,14 @@ class _Layout:
         """Put the assignment together. Its version is a hash of the digests, not of megabytes of bytes."""
         pieces = [string(1, name)]
         hashed: list[bytes | bytearray] = [pieces[0]]
+        size = len(pieces[0])
         for group in self._groups:
             head = header(2, len(group.head) + group.size) + group.head
             pieces.append(head)
             pieces += group.parts
             hashed += [head, group.digests]
-        return Resource(ENDPOINT, name, tuple(pieces), version_of(hashed))
+            size += len(head) + group.size
+        return Resource(ENDPOINT, name, Pieces(pieces, size), version_of(hashed))
 
     def take_encoded(self) -> int:
         """How many endpoints were encoded since the last call."""

@@ -171,7 +171,8 @@ def encode_response(response: Response | DeltaResponse) -> bytes:
 def _sotw(response: Response) -> bytes:
     parts = [wire.string(1, response.version)]
     for resource in response.resources:
-        parts += _any(resource, b"", 2)
+        parts.append(_head(resource, None))
+        parts += resource.pieces.parts
     parts += [wire.string(4, response.type_url), wire.string(5, response.nonce)]
     return b"".join(parts)
 
@@ -179,25 +180,24 @@ def _sotw(response: Response) -> bytes:
 def _delta(response: DeltaResponse) -> bytes:
     parts = [wire.string(1, response.version)]
     for resource in response.resources:
-        parts += _any(resource, wire.string(3, resource.name) + wire.string(1, resource.version), 2)
+        parts.append(_head(resource, wire.string(3, resource.name) + wire.string(1, resource.version)))
+        parts += resource.pieces.parts
     parts.append(wire.string(4, response.type_url))
     parts.extend(wire.field(6, name.encode()) for name in response.removed)
     parts.append(wire.string(5, response.nonce))
     return b"".join(parts)
 
 
-def _any(resource: Resource, described: bytes, number: int) -> list[bytes]:
-    """Write a google.protobuf.Any around a resource as field `number`, in parts that are joined once.
+def _head(resource: Resource, described: bytes | None) -> bytes:
+    """Write what comes before a resource's body, as field 2: the google.protobuf.Any around it.
 
-    A body may be large and of many pieces, so its size is found once too. `described`: the fields of the
-    delta dialect's Resource message, in which the Any is then one more.
+    `described`: in the delta dialect the other fields of a Resource message, of which the Any is then one.
     """
-    pieces = resource.pieces
-    size = sum(map(len, pieces))
+    size = resource.pieces.size
     head = wire.string(1, resource.type_url)
     if size:
         head += wire.header(2, size)
-    head = wire.header(number, len(head) + size) + head
-    if described:
-        head = wire.header(2, len(described) + len(head) + size) + described + head
-    return [head, *pieces]
+    head = wire.header(2, len(head) + size) + head
+    if described is None:
+        return head
+    return wire.header(2, len(described) + len(head) + size) + described + head

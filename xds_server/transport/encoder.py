@@ -59,6 +59,6 @@ class SharedEncoder:
             self._log.warning("large response", type=response.type_url, bytes=len(payload))
         self._made[id(response)] = response, payload
         self._size += len(payload)
-        while self._size > self._limit:
+        while self._size > self._limit and len(self._made) > 1:
             oldest = next(iter(self._made))
             self._size -= len(self._made.pop(oldest)[1])

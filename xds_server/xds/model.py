@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "type.googleapis.com/"
 CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
@@ -16,6 +16,14 @@ ROUTE = PREFIX + "envoy.config.route.v3.RouteConfiguration"
 
 ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 """Make before break on one stream: a type is sent after those that it may refer to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Bytes that are not joined yet: `size` is that of all `parts`, which nobody changes any more."""
+
+    parts: Sequence[bytes]
+    size: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,19 +39,20 @@ class Resource:
 
     type_url: str
     name: str
-    content: bytes | tuple[bytes, ...]
+    content: bytes | Pieces
     version: str
     requires: frozenset[tuple[str, str]] = frozenset()
 
     @property
-    def pieces(self) -> tuple[bytes, ...]:
+    def pieces(self) -> Pieces:
         """The serialised message in pieces, to be joined once with what comes around it."""
-        return (self.content,) if isinstance(self.content, bytes) else self.content
+        content = self.content
+        return Pieces((content,), len(content)) if isinstance(content, bytes) else content
 
     @property
     def body(self) -> bytes:
         """The serialised message; joined anew for each call where it is in pieces."""
-        return self.content if isinstance(self.content, bytes) else b"".join(self.content)
+        return self.content if isinstance(self.content, bytes) else b"".join(self.content.parts)
 
 
 @dataclass(frozen=True, slots=True)

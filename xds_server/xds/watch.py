@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xds_server.xds.ledger import ABSENT, Ledger, Rejection
 from xds_server.xds.messages import Variant
-from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, Resource, Snapshot, TypeSnapshot
+from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER, Resource, Snapshot, TypeSnapshot
 from xds_server.xds.subscription import LEGACY_WILDCARD_TYPES, WILDCARD, Index, Subscription
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Watch:
         self.foreign_nonce = ""
         """The nonce with which the client came: of another stream, and never given to it on this one."""
         self._nonces = 0, 0
+        """The publication of the last response, and how many it had before it."""
+        self._kind = str(ORDER.index(type_url)) if type_url in ORDER else type_url
         self._index = index
         self._dirty: set[str] = set()
         self._all_dirty = False
@@ -214,10 +216,12 @@ class Watch:
         """
         last, number = self._nonces
         number = number + 1 if last == serial else 0
-        if f"{serial}.{number}" == self.foreign_nonce:
+        nonce = f"{serial}.{self._kind}.{number}"
+        if nonce == self.foreign_nonce:
             number += 1
+            nonce = f"{serial}.{self._kind}.{number}"
         self._nonces = serial, number
-        return f"{serial}.{number}"
+        return nonce
 
     def verdict(self, name: str, snapshot: Snapshot) -> Verdict:
         """What the client lacks about `name`, whether or not it may be sent now.
