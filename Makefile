@@ -53,6 +53,7 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 
 bench: $(VENV)/.installed ## how long it takes from READY to the first request
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
+	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
 
 envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 > envoy/gateway.yaml

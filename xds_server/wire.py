@@ -16,10 +16,14 @@ _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 _CONTINUES = 0x80
 _MAX_SHIFT = 63
+_ONE_BYTE = tuple(bytes((n,)) for n in range(_CONTINUES))
+"""Most numbers are small, and an assignment has hundreds of thousands of them."""
 
 
 def varint(n: int) -> bytes:
     """Encode an unsigned integer, seven bits a byte, lowest first. ValueError for a negative one."""
+    if 0 <= n < _CONTINUES:
+        return _ONE_BYTE[n]
     if n < 0:
         raise ValueError(f"a varint cannot be negative: {n}")
     encoded = bytearray()

@@ -236,12 +236,14 @@ def test_a_stale_nack_rejects_nothing(scene: Scene) -> None:
 
 def test_a_nonce_of_another_stream_answers_nothing(scene: Scene) -> None:
     fill(scene, ENDPOINT, a="1")
-    one, other = scene.peer(), scene.peer()
-    reply = only(one.ask(ENDPOINT, "a"))
-    mine = only(other.ask(ENDPOINT, "a"))
+    reply = only(scene.peer().ask(ENDPOINT, "a"))
+    again = scene.peer()
+    mine = only(again.ask(ENDPOINT, "a", nonce=reply.nonce))
     assert reply.nonce != mine.nonce
-    other.ask(ENDPOINT, nonce=reply.nonce)
-    assert other.status(ENDPOINT).state == "STALE"
+    again.ask(ENDPOINT, nonce=reply.nonce)
+    assert again.status(ENDPOINT).state == "STALE"
+    again.ack(mine)
+    assert again.status(ENDPOINT).state == "SYNCED"
 
 
 def test_at_most_one_response_is_outstanding_and_what_comes_meanwhile_is_merged(scene: Scene) -> None:

@@ -111,6 +111,59 @@ def test_a_delta_request_is_read() -> None:
     assert request.error_detail is None
 
 
+texts = st.text(max_size=8)
+
+
+@given(texts, texts, texts, st.lists(texts, max_size=3), st.booleans())
+def test_a_plain_request_is_split_as_the_library_reads_it(
+    type_url: str, version: str, nonce: str, names: list[str], with_node: bool
+) -> None:
+    message = DiscoveryRequest(
+        type_url=type_url, version_info=version, response_nonce=nonce, resource_names=names
+    )
+    if with_node:
+        message.node = DiscoveryRequest.from_dict({"node": node()}).node
+    for data in (bytes(message), bytes(message) + bytes(DiscoveryRequest(version_info="last"))):
+        read, expected = parse_request(data, with_node=with_node), DiscoveryRequest.parse(data)
+        assert (read.type_url, read.version_info, read.response_nonce, list(read.resource_names)) == (
+            expected.type_url,
+            expected.version_info,
+            expected.response_nonce,
+            expected.resource_names,
+        )
+        assert (read.node is not None, read.error_detail) == (with_node, None)
+
+
+@given(texts, texts, st.lists(texts, max_size=3), st.lists(texts, max_size=3), st.booleans())
+def test_a_plain_delta_request_is_split_as_the_library_reads_it(
+    type_url: str, nonce: str, subscribe: list[str], unsubscribe: list[str], with_node: bool
+) -> None:
+    message = DeltaDiscoveryRequest(
+        type_url=type_url,
+        response_nonce=nonce,
+        resource_names_subscribe=subscribe,
+        resource_names_unsubscribe=unsubscribe,
+    )
+    if with_node:
+        message.node = DeltaDiscoveryRequest.from_dict({"node": node()}).node
+    for data in (bytes(message), bytes(message) + bytes(DeltaDiscoveryRequest(response_nonce="last"))):
+        read, expected = parse_delta_request(data, with_node=with_node), DeltaDiscoveryRequest.parse(data)
+        assert (read.type_url, read.response_nonce, list(read.subscribe), list(read.unsubscribe)) == (
+            expected.type_url,
+            expected.response_nonce,
+            expected.resource_names_subscribe,
+            expected.resource_names_unsubscribe,
+        )
+        assert (read.node is not None, read.error_detail) == (with_node, None)
+
+
+def test_equal_acknowledgements_are_read_once() -> None:
+    data = bytes(DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce="7.0"))
+    assert parse_delta_request(bytes(bytearray(data)), with_node=False) is parse_delta_request(
+        data, with_node=False
+    )
+
+
 def test_a_rejection_without_words_is_still_one() -> None:
     data = bytes(DiscoveryRequest(type_url=CLUSTER, error_detail=Status()))
     assert parse_request(data, with_node=False).error_detail == ""

@@ -10,7 +10,6 @@ import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as h
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
 
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
-from xds_server.resources.shards import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from envoy_data_plane.google.protobuf import Any
 
     from xds_server.mesh.model import Destination, HeaderToKey, Retries, Route
+    from xds_server.resources.shards import Shard, Sharding
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ busy, one that refuses connections is drawn each time. Outlier detection is what
 """
 
 
-def action(route: Route, times: RouteTimes) -> route_v3.RouteAction:
+def action(route: Route, times: RouteTimes, sharding: Sharding) -> route_v3.RouteAction:
     """Send a route's requests to its one destination, or to several by weight."""
     timeout = times.timeout if route.timeout is None else route.timeout
     common = route_v3.RouteAction(
@@ -52,7 +52,7 @@ def action(route: Route, times: RouteTimes) -> route_v3.RouteAction:
         idle_timeout=duration(max(times.idle, timeout)),
         retry_policy=_retry_policy(route.retries),
     )
-    weights = _weights(route.destinations)
+    weights = _weights(route.destinations, sharding)
     if len(weights) == 1:
         common.cluster = next(iter(weights)).name
     else:
@@ -65,14 +65,14 @@ def action(route: Route, times: RouteTimes) -> route_v3.RouteAction:
     return common
 
 
-def _weights(destinations: Sequence[Destination]) -> dict[Shard, int]:
+def _weights(destinations: Sequence[Destination], sharding: Sharding) -> dict[Shard, int]:
     """Add up the weights by shard. A lone destination gets everything; among several, 0 means nothing."""
     if len(destinations) == 1:
-        return {Shard(destinations[0].host, destinations[0].port): 1}
+        return {sharding.shard(destinations[0].host, destinations[0].port): 1}
     weights: dict[Shard, int] = {}
     for each in destinations:
         if each.weight:
-            shard = Shard(each.host, each.port)
+            shard = sharding.shard(each.host, each.port)
             weights[shard] = weights.get(shard, 0) + each.weight
     return weights
 

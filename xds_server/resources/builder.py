@@ -15,8 +15,8 @@ from xds_server.resources.endpoints import AssignmentEncoder
 from xds_server.resources.fronts import Front, gateway_fronts, sidecar_fronts
 from xds_server.resources.parts import resource
 from xds_server.resources.routes import RouteEncoder
-from xds_server.resources.shards import Shard, shards_of
-from xds_server.resources.views import FrontResources, KnownTypes, ShardResources, ViewCatalog
+from xds_server.resources.shards import Shard, Sharding
+from xds_server.resources.views import Entitlements, FrontResources, KnownTypes, ShardResources, ViewCatalog
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 if TYPE_CHECKING:
@@ -32,6 +32,15 @@ class BuildOptions:
 
     access_log: bool = True
     times: RouteTimes = field(default_factory=RouteTimes)
+    sharding: Sharding = field(default_factory=Sharding)
+
+
+@dataclass(slots=True)
+class BuildStats:
+    """Counters since the process started: endpoints whose bytes were made, and those that were kept."""
+
+    encoded: int = 0
+    kept: int = 0
 
 
 @dataclass(slots=True)
@@ -48,13 +57,15 @@ class Builder:
 
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
+        self.stats = BuildStats()
         self._services: dict[str, _ServiceState] = {}
         self._routing: Routing | None = None
         self._encoded_fronts: dict[str, tuple[Front, ...]] = {}
         self._fronts: dict[str, tuple[FrontResources, ...]] = {}
         self._known_types: KnownTypes = {}
+        self._entitlements = Entitlements(())
         self._clusters = ClusterEncoder()
-        self._routes = RouteEncoder(options.times)
+        self._routes = RouteEncoder(options.times, options.sharding)
 
     def build(self, routing: Routing, services: Mapping[str, ServicePicture], serial: int) -> ViewCatalog:
         """Build the catalog of publication `serial`. The cost is that of what changed since the last."""
@@ -62,7 +73,9 @@ class Builder:
         self._services = {host: self._service(host, services[host]) for host in sorted(services)}
         shards = {shard: made for state in self._services.values() for shard, made in state.resources.items()}
         self._refresh_fronts(shards)
-        return ViewCatalog(serial, routing, self._fronts, shards, self._known_types)
+        return ViewCatalog(
+            serial, routing, self._fronts, shards, self._known_types, entitlements=self._entitlements
+        )
 
     def assignments(self, host: str) -> tuple[str, ...]:
         """Name the assignments of a service, as of the last build; none for a service that it had not."""
@@ -74,13 +87,13 @@ class Builder:
         if last is not None and last.picture is picture:
             return last
         encoders, resources = {}, {}
-        for shard in shards_of(picture.service):
+        for shard in self._options.sharding.of(picture.service):
             before = last.resources.get(shard) if last is not None else None
             encoder = last.encoders.get(shard) if last is not None else None
             encoders[shard] = encoder or AssignmentEncoder(shard)
             resources[shard] = ShardResources(
                 self._cluster(shard, picture, last),
-                _assignment(encoders[shard], shard, picture, before),
+                self._assignment(encoders[shard], picture, before),
             )
         return _ServiceState(picture, encoders, resources)
 
@@ -94,6 +107,16 @@ class Builder:
         body = self._clusters.encode(shard, port, picture.policy, picture.pool)
         return _kept(resource(CLUSTER, shard.name, body), before.cluster if before is not None else None)
 
+    def _assignment(
+        self, encoder: AssignmentEncoder, picture: ServicePicture, before: ShardResources | None
+    ) -> Resource | None:
+        if not picture.known:
+            return None
+        made = encoder.encode(picture)
+        self.stats.encoded += encoder.encoded
+        self.stats.kept += len(picture.endpoints) - encoder.encoded
+        return _kept(made, before.assignment if before is not None else None)
+
     def _refresh_routing(self, routing: Routing) -> None:
         """Encode listeners and routes again if the documents changed, and forget what the old ones needed."""
         if self._routing is routing or self._routing == routing:
@@ -103,6 +126,7 @@ class Builder:
         self._routes = self._routes.successor()
         self._encoded_fronts = self._encode_fronts(routing)
         self._known_types = {}
+        self._entitlements = Entitlements(routing.gateways)
 
     def _refresh_fronts(self, shards: Mapping[Shard, ShardResources]) -> None:
         before = self._fronts
@@ -121,15 +145,6 @@ class Builder:
         return fronts
 
 
-def _assignment(
-    encoder: AssignmentEncoder, shard: Shard, picture: ServicePicture, before: ShardResources | None
-) -> Resource | None:
-    if not picture.known:
-        return None
-    made = resource(ENDPOINT, shard.name, encoder.encode(picture))
-    return _kept(made, before.assignment if before is not None else None)
-
-
 def _front(
     front: Front, shards: Mapping[Shard, ShardResources], before: FrontResources | None
 ) -> FrontResources:
@@ -137,20 +152,22 @@ def _front(
 
     One that is withheld is not waited for: it would hold up the routes to every other service.
     """
-    requires: set[tuple[str, str]] = set()
+    required: set[tuple[str, str]] = set()
     for shard in front.routes.uses:
         made = shards.get(shard)
         if made is not None:
-            requires.add((CLUSTER, shard.name))
+            required.add((CLUSTER, shard.name))
             if made.assignment is not None:
-                requires.add((ENDPOINT, shard.name))
+                required.add((ENDPOINT, shard.name))
+    requires = frozenset(required)
+    if before is not None and before.front is front and before.routes.requires == requires:
+        return before
     listener = resource(LISTENER, front.name, front.listener)
-    routes = resource(ROUTE, front.routes.name, front.routes.body, frozenset(requires))
+    routes = resource(ROUTE, front.routes.name, front.routes.body, requires)
     return FrontResources(
-        front.port,
+        front,
         _kept(listener, before.listener if before is not None else None),
         _kept(routes, before.routes if before is not None else None),
-        front.routes.uses,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
 LB_NAMESPACE = "envoy.lb"
 """The metadata namespace that subset load balancing reads, on endpoints and on requests."""
 
-_DIGEST_BYTES = 10
+_VERSION_BYTES = 10
 """20 hexadecimal digits: enough that no two contents of one name ever meet, short enough to read."""
+
+DIGEST_BYTES = 16
+"""Of a part's digest, of which versions are made."""
+
+_SUM_BITS = 256
+"""Of the sum of digests that a type's version is made of."""
 
 
 def packed(message: Message) -> Any:
@@ -57,30 +64,59 @@ def resource(
     type_url: str, name: str, body: bytes, requires: frozenset[tuple[str, str]] = frozenset()
 ) -> Resource:
     """Make a resource whose version is a hash of its bytes: equal on every replica, after every restart."""
-    return Resource(type_url, name, body, _digest((body,)), requires)
+    return Resource(type_url, name, body, version_of((body,)), requires)
+
+
+@dataclass(frozen=True, slots=True)
+class CountedType:
+    """A type's snapshot, and the sum of its resources' digests."""
+
+    snapshot: TypeSnapshot
+    total: int
 
 
 def type_snapshot(
     resources: Iterable[Resource],
     withheld: frozenset[str] = frozenset(),
-    previous: TypeSnapshot | None = None,
-) -> TypeSnapshot:
-    """Collect a type's resources, sorted by name; `previous` itself when it holds the very same ones."""
+    previous: CountedType | None = None,
+) -> CountedType:
+    """Collect a type's resources, sorted by name; `previous` itself when it holds the very same ones.
+
+    The version is a hash of a sum over all names and versions. A sum can be carried on from one snapshot
+    to the next, so that one changed resource costs one digest, and it depends on nothing but the content.
+    """
     by_name = {each.name: each for each in sorted(resources, key=lambda each: each.name)}
-    if previous is not None and previous.withheld == withheld and _same(previous.resources, by_name):
+    known = previous.snapshot.resources if previous is not None else {}
+    come = [each for name, each in by_name.items() if known.get(name) is not each]
+    gone = [each for name, each in known.items() if by_name.get(name) is not each]
+    if previous is not None and not come and not gone and previous.snapshot.withheld == withheld:
         return previous
-    version = _digest(part.encode() for each in by_name.values() for part in (each.name, each.version))
-    return TypeSnapshot(by_name, version, withheld)
+    total = previous.total if previous is not None else 0
+    total = (total + sum(map(_summand, come)) - sum(map(_summand, gone))) % 2**_SUM_BITS
+    version = version_of((total.to_bytes(_SUM_BITS // 8),))
+    return CountedType(TypeSnapshot(by_name, version, withheld), total)
 
 
-def _same(one: Mapping[str, Resource], other: Mapping[str, Resource]) -> bool:
-    return len(one) == len(other) and all(one.get(name) is each for name, each in other.items())
+def _summand(each: Resource) -> int:
+    hashed = hashlib.blake2b(digest_size=_SUM_BITS // 8)
+    _feed(hashed, (each.name.encode(), each.version.encode()))
+    return int.from_bytes(hashed.digest())
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+def digest(part: bytes) -> bytes:
+    """Hash a part of a resource, of which the resource's version is then made."""
+    return hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest()
+
+
+def version_of(parts: Iterable[bytes | bytearray]) -> str:
+    """Hash what determines a content: equal on every replica, after every restart."""
+    hashed = hashlib.blake2b(digest_size=_VERSION_BYTES)
+    _feed(hashed, parts)
+    return hashed.hexdigest()
+
+
+def _feed(hashed: hashlib.blake2b, parts: Iterable[bytes | bytearray]) -> None:
     for part in parts:
         # The length keeps ("ab", "c") and ("a", "bc") apart.
-        digest.update(len(part).to_bytes(8))
-        digest.update(part)
-    return digest.hexdigest()
+        hashed.update(len(part).to_bytes(8))
+        hashed.update(part)

@@ -14,7 +14,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 from xds_server.resources import names
 from xds_server.resources.actions import RouteTimes, action, header_mapping
 from xds_server.resources.matches import route_match
-from xds_server.resources.shards import Shard
+from xds_server.resources.shards import Shard, Sharding
 from xds_server.wire import field, string
 
 if TYPE_CHECKING:
@@ -66,14 +66,20 @@ class RouteEncoder:
     The tests hold the joined bytes equal to the library's own.
     """
 
-    def __init__(self, times: RouteTimes, known: Mapping[RouteKey, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        times: RouteTimes,
+        sharding: Sharding | None = None,
+        known: Mapping[RouteKey, bytes] | None = None,
+    ) -> None:
         self._times = times
+        self._sharding = sharding or Sharding()
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
     def successor(self) -> RouteEncoder:
         """Begin anew for changed documents: unchanged routes are not encoded again, others are forgotten."""
-        return RouteEncoder(self._times, self._encoded)
+        return RouteEncoder(self._times, self._sharding, self._encoded)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -87,7 +93,7 @@ class RouteEncoder:
             # Its name is unique in the configuration, because each domain is in one virtual host.
             virtual_host = bytes(route_v3.VirtualHost(name=hosts[0], domains=hosts))
             parts.append(field(2, virtual_host + b"".join(self._routes(owners, port))))
-            uses.update(*(_uses(owner, port) for owner in owners))
+            uses.update(*(self._uses(owner, port) for owner in owners))
         parts.append(bytes(route_v3.RouteConfiguration(ignore_port_in_host_matching=True)))
         return EncodedRoutes(name, b"".join(parts), frozenset(uses))
 
@@ -104,12 +110,19 @@ class RouteEncoder:
             message = route_v3.Route(
                 name=names.route(owner.name, route.name, index),
                 match=route_match(match),
-                route=action(route, self._times),
+                route=action(route, self._times, self._sharding),
                 typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
             )
             encoded = bytes(message)
         self._encoded[key] = encoded
         return encoded
+
+    def _uses(self, owner: VirtualService, port: int) -> set[Shard]:
+        return {
+            self._sharding.shard(each.host, each.port)
+            for route, _, _ in _matching(owner, port)
+            for each in route.destinations
+        }
 
 
 def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMatch | None, int]]:
@@ -120,9 +133,3 @@ def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMa
         for match in route.matches:
             if match.port in (None, port):
                 yield route, match, index
-
-
-def _uses(owner: VirtualService, port: int) -> set[Shard]:
-    return {
-        Shard(each.host, each.port) for route, _, _ in _matching(owner, port) for each in route.destinations
-    }

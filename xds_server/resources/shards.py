@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from xds_server.resources import names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xds_server.mesh.model import Service
 
 
@@ -24,13 +26,29 @@ class Shard:
     port: int
     index: int = 0
     count: int = 1
+    alias: str = ""
 
     @property
     def name(self) -> str:
         """The name of its cluster and of its assignment."""
-        return names.cluster(self.host, self.port, self.index, self.count)
+        return self.alias or names.cluster(self.host, self.port, self.index, self.count)
 
 
-def shards_of(service: Service) -> tuple[Shard, ...]:
-    """List all shards of a service, sorted."""
-    return tuple(Shard(service.host, number) for number in sorted({port.number for port in service.ports}))
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How services become shards.
+
+    `alias` gives a shard another name than the usual one, from its host and port: for clients that ask
+    for an assignment by a name of their own. No two shards may get the same.
+    """
+
+    alias: Callable[[str, int], str] | None = None
+
+    def shard(self, host: str, port: int) -> Shard:
+        """Find the shard of a service's port."""
+        return Shard(host, port, alias=self.alias(host, port) if self.alias else "")
+
+    def of(self, service: Service) -> tuple[Shard, ...]:
+        """List all shards of a service, sorted."""
+        numbers = sorted({port.number for port in service.ports})
+        return tuple(self.shard(service.host, number) for number in numbers)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import MESH_GATEWAY
-from xds_server.resources.parts import type_snapshot
+from xds_server.resources.parts import CountedType, type_snapshot
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot, TypeSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from xds_server.mesh.model import Gateway, Routing
+    from xds_server.resources.fronts import Front
     from xds_server.resources.shards import Shard
     from xds_server.xds.model import Node, Resource
 
@@ -27,18 +28,27 @@ SIDECAR_CLUSTER = "sidecar"
 Entitlement = frozenset[str]
 """Names of gateways, and `mesh`."""
 
-KnownTypes = dict[tuple[Entitlement, str], TypeSnapshot]
+KnownTypes = dict[tuple[Entitlement, str], CountedType]
 """The type snapshots of the last catalog, so that an unchanged type stays the same object."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrontResources:
-    """A listener and its route configuration, with the shards that the routes send to."""
+    """The listener and the route configuration of a front, as resources."""
 
-    port: int
+    front: Front
     listener: Resource
     routes: Resource
-    uses: frozenset[Shard]
+
+    @property
+    def port(self) -> int:
+        """The listener's port."""
+        return self.front.port
+
+    @property
+    def uses(self) -> frozenset[Shard]:
+        """The shards that the routes send to."""
+        return self.front.routes.uses
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,37 @@ def _selects(gateway: Gateway, node: Node) -> bool:
     )
 
 
+class Entitlements:
+    """Entitlements under one set of gateways, found once for all nodes that no gateway tells apart.
+
+    What is remembered is bounded by the gateways, whatever clients call themselves.
+    """
+
+    def __init__(self, gateways: Iterable[Gateway]) -> None:
+        self._gateways = tuple(gateways)
+        self._clusters = {SIDECAR_CLUSTER}
+        self._labels: dict[str, set[str]] = {}
+        for gateway in self._gateways:
+            for key, value in (gateway.selector or {}).items():
+                self._clusters.add(value)
+                self._labels.setdefault(key, set()).add(value)
+        self._found: dict[tuple[str | None, ...], Entitlement] = {}
+
+    def of(self, node: Node) -> Entitlement:
+        """Find what a node may have."""
+        told_apart = (
+            node.cluster if node.cluster in self._clusters else None,
+            *(
+                label if (label := node.labels.get(key)) in values else None
+                for key, values in self._labels.items()
+            ),
+        )
+        found = self._found.get(told_apart)
+        if found is None:
+            found = self._found[told_apart] = entitlement(node, self._gateways)
+        return found
+
+
 class ViewCatalog:
     """Every node's snapshot at one publication. Views are made when the first of their nodes asks."""
 
@@ -77,7 +118,10 @@ class ViewCatalog:
         fronts: Mapping[str, tuple[FrontResources, ...]],
         shards: Mapping[Shard, ShardResources],
         known_types: KnownTypes,
+        *,
+        entitlements: Entitlements,
     ) -> None:
+        self._entitlements = entitlements
         self._serial = serial
         self._routing = routing
         self._fronts = fronts
@@ -97,7 +141,7 @@ class ViewCatalog:
 
     def snapshot_for(self, node: Node) -> Snapshot:
         """What `node` is entitled to."""
-        entitled = entitlement(node, self._routing.gateways)
+        entitled = self._entitlements.of(node)
         view = self._views.get(entitled)
         if view is None:
             view = self._views[entitled] = self._make(entitled)
@@ -134,6 +178,6 @@ class ViewCatalog:
         withheld: frozenset[str] = frozenset(),
     ) -> TypeSnapshot:
         key = (entitled, type_url)
-        made = type_snapshot(resources, withheld, self._known_types.get(key))
-        self._known_types[key] = made
-        return made
+        counted = type_snapshot(resources, withheld, self._known_types.get(key))
+        self._known_types[key] = counted
+        return counted.snapshot

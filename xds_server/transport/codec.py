@@ -1,12 +1,13 @@
 """Bytes to requests, responses to bytes. The only place that knows the discovery messages.
 
-Requests are parsed by envoy-data-plane. Responses are spliced: a resource's body is already encoded,
-so a response is a few headers around bytes that all clients share.
+Plain requests are split by field, all others parsed by envoy-data-plane. Responses are spliced: a
+resource's body is already encoded, so a response is a few headers around bytes that all clients share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DiscoveryRequest
@@ -36,12 +37,52 @@ MAX_NAME = 1024
 """Bytes of a node's id and cluster, and of a type: they come back in logs, status and errors."""
 
 
+_SHORT = 512
+"""Bytes up to which a request is remembered: an ACK has less than 200."""
+
+_TEXT = 2
+"""The wire type of strings, bytes and messages."""
+
+
 def parse_request(data: bytes, *, with_node: bool) -> Request:
     """Read a DiscoveryRequest; ProtocolError if it is none.
 
     `with_node` False skips the node: it is large, and counts in the first request only.
     """
+    if not with_node and len(data) <= _SHORT:
+        return _short_request(data)
+    return _request(data, with_node=with_node)
+
+
+def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
+    """Read a DeltaDiscoveryRequest; ProtocolError if it is none. `with_node` as in parse_request."""
+    if not with_node and len(data) <= _SHORT:
+        return _short_delta_request(data)
+    return _delta_request(data, with_node=with_node)
+
+
+@lru_cache(maxsize=256)
+def _short_request(data: bytes) -> Request:
+    """Clients that accept the same response answer with the same bytes: these are read once for all."""
+    return _request(data, with_node=False)
+
+
+@lru_cache(maxsize=256)
+def _short_delta_request(data: bytes) -> DeltaRequest:
+    return _delta_request(data, with_node=False)
+
+
+def _request(data: bytes, *, with_node: bool) -> Request:
     try:
+        texts = _texts(data, {1: [], _SOTW_NODE: [], 3: [], 4: [], 5: []})
+        if texts is not None:
+            return Request(
+                type_url=_type(texts[4]),
+                resource_names=tuple(name.decode() for name in texts[3]),
+                version_info=_last(texts[1]),
+                response_nonce=_last(texts[5]),
+                node=_node(b"".join(texts[_SOTW_NODE])) if with_node and texts[_SOTW_NODE] else None,
+            )
         node, rest = _split(data, _SOTW_NODE)
         message = DiscoveryRequest.parse(rest)
         _limit("type_url", len(message.type_url), MAX_NAME)
@@ -59,9 +100,17 @@ def parse_request(data: bytes, *, with_node: bool) -> Request:
         raise ProtocolError(f"the request is not a DiscoveryRequest: {_words(error)}") from error
 
 
-def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
-    """Read a DeltaDiscoveryRequest; ProtocolError if it is none. `with_node` as in parse_request."""
+def _delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
     try:
+        texts = _texts(data, {_DELTA_NODE: [], 2: [], 3: [], 4: [], 6: []})
+        if texts is not None:
+            return DeltaRequest(
+                type_url=_type(texts[2]),
+                subscribe=tuple(name.decode() for name in texts[3]),
+                unsubscribe=tuple(name.decode() for name in texts[4]),
+                response_nonce=_last(texts[6]),
+                node=_node(b"".join(texts[_DELTA_NODE])) if with_node and texts[_DELTA_NODE] else None,
+            )
         node, rest = _split(data, _DELTA_NODE)
         message = DeltaDiscoveryRequest.parse(rest)
         _limit("type_url", len(message.type_url), MAX_NAME)
@@ -78,6 +127,31 @@ def parse_delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
         raise
     except Exception as error:  # as above
         raise ProtocolError(f"the request is not a DeltaDiscoveryRequest: {_words(error)}") from error
+
+
+def _texts(data: bytes, texts: dict[int, list[bytes]]) -> dict[int, list[bytes]] | None:
+    """Sort the payloads of a request into `texts`, by field; None if it has any other field.
+
+    That is every request but a NACK and the first one after a reconnect. The library takes ten times as
+    long, and reads what is left.
+    """
+    for number, raw, payload in wire.fields(data):
+        found = texts.get(number)
+        if found is None or raw[0] & 7 != _TEXT:
+            return None
+        found.append(payload)
+    return texts
+
+
+def _last(payloads: list[bytes]) -> str:
+    """A singular field: of several, the last one counts."""
+    return payloads[-1].decode() if payloads else ""
+
+
+def _type(payloads: list[bytes]) -> str:
+    type_url = _last(payloads)
+    _limit("type_url", len(type_url), MAX_NAME)
+    return type_url
 
 
 def _node(data: bytes) -> Node:
@@ -143,42 +217,47 @@ def encode_response(response: Response | DeltaResponse) -> bytes:
 def _sotw(response: Response) -> bytes:
     parts = [wire.string(1, response.version)]
     for resource in response.resources:
-        parts.extend(_nested(2, _any(resource)))
+        parts.append(_head(resource, None))
+        parts += resource.pieces.parts
     parts += [wire.string(4, response.type_url), wire.string(5, response.nonce)]
     return b"".join(parts)
 
 
 def _delta(response: DeltaResponse) -> bytes:
     parts = [wire.string(1, response.version)]
+    ttl = _ttl(response.ttl)
     for resource in response.resources:
-        named = _named(resource.name, resource.version)
-        parts.extend(_nested(2, [*named, *_nested(2, _any(resource)), *_ttl(response.ttl)]))
+        described = wire.string(3, resource.name) + wire.string(1, resource.version)
+        parts += [_head(resource, described, ttl), *resource.pieces.parts, ttl]
     for name, version in response.renewed:
-        parts.extend(_nested(2, [*_named(name, version), *_ttl(response.ttl)]))
+        renewed = wire.string(3, name) + wire.string(1, version) + ttl
+        parts += [wire.header(2, len(renewed)), renewed]
     parts.append(wire.string(4, response.type_url))
     parts.extend(wire.field(6, name.encode()) for name in response.removed)
     parts.append(wire.string(5, response.nonce))
     return b"".join(parts)
 
 
-def _any(resource: Resource) -> list[bytes]:
-    """A google.protobuf.Any around a resource, in parts: its body may be large, and is copied once."""
-    return [wire.string(1, resource.type_url), *(_nested(2, [resource.body]) if resource.body else ())]
+def _head(resource: Resource, described: bytes | None, ttl: bytes = b"") -> bytes:
+    """Write what comes before a resource's body, as field 2: the google.protobuf.Any around it.
+
+    `described`: in the delta dialect the other fields of a Resource message, of which the Any is then one;
+    `ttl` is the field that follows after the body.
+    """
+    size = resource.pieces.size
+    head = wire.string(1, resource.type_url)
+    if size:
+        head += wire.header(2, size)
+    head = wire.header(2, len(head) + size) + head
+    if described is None:
+        return head
+    return wire.header(2, len(described) + len(head) + size + len(ttl)) + described + head
 
 
-def _named(name: str, version: str) -> list[bytes]:
-    """The name and version fields of a discovery Resource."""
-    return [wire.string(3, name), wire.string(1, version)]
-
-
-def _ttl(ttl: float | None) -> list[bytes]:
+def _ttl(ttl: float | None) -> bytes:
     """The ttl field of a discovery Resource: a Duration."""
     if ttl is None:
-        return []
+        return b""
     seconds, nanoseconds = divmod(round(ttl * 1e9), 10**9)
-    return _nested(6, [wire.uint(1, seconds), wire.uint(2, nanoseconds)])
-
-
-def _nested(number: int, parts: list[bytes]) -> list[bytes]:
-    """A length-delimited field whose payload is `parts` joined."""
-    return [wire.header(number, sum(map(len, parts))), *parts]
+    duration = wire.uint(1, seconds) + wire.uint(2, nanoseconds)
+    return wire.header(6, len(duration)) + duration

@@ -13,22 +13,19 @@ import grpc
 import structlog
 
 from xds_server.transport.access import RefusedError
-from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
+from xds_server.transport.codec import parse_delta_request, parse_request
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import Node
-from xds_server.xds.status import Delay, Refusal, counted_as
+from xds_server.xds.status import Delay, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
     from xds_server.transport.access import Doorkeeper
+    from xds_server.transport.encoder import SharedEncoder
     from xds_server.transport.limits import Place, PushGate, RequestMeter
     from xds_server.xds.hub import Hub
-    from xds_server.xds.messages import DeltaResponse, Response
-
-LARGE_RESPONSE = 3_500_000
-"""Bytes from which a response is logged: clients with gRPC's default limit of 4 MiB drop larger ones."""
 
 
 class Stream:
@@ -36,6 +33,7 @@ class Stream:
 
     Args:
         hub: where the session is opened.
+        encoder: makes the bytes of its responses, which other streams may share.
         context: the RPC, as grpc.aio hands it over.
         variant: which dialect is spoken.
         type_url: the only type served; None on an aggregated stream.
@@ -52,6 +50,7 @@ class Stream:
         self,
         *,
         hub: Hub,
+        encoder: SharedEncoder,
         context: grpc.aio.ServicerContext[bytes, bytes],
         variant: Variant,
         type_url: str | None,
@@ -64,6 +63,7 @@ class Stream:
         pushes: PushGate,
     ) -> None:
         self._hub = hub
+        self._encoder = encoder
         self._context = context
         self._variant = variant
         self._identities = identities
@@ -140,7 +140,7 @@ class Stream:
             request = parse(data, with_node=first)
             if first:
                 self._door.admit_node(self._identities, request.node or Node("", ""))
-            before = self._session.rejection(request.type_url)
+            before = None if request.error_detail is None else self._session.rejection(request.type_url)
             self._session.receive(request)
             if first:
                 self._connected()
@@ -185,25 +185,18 @@ class Stream:
         now = self._hub.clock()
         self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
         for response in responses:
-            await self._context.write(self._encoded(response))
+            await self._context.write(self._encoder.encode(response))
             if self._over.is_set():
                 return
-
-    def _encoded(self, response: Response | DeltaResponse) -> bytes:
-        payload = encode_response(response)
-        stats, size = self._hub.stats, len(payload)
-        kind = counted_as(response.type_url)
-        stats.bytes[kind] += size
-        stats.sizes[kind].observe(size)
-        if size >= LARGE_RESPONSE:
-            self._log.warning("large response", client=self._session.id, type=response.type_url, bytes=size)
-        return payload
 
     async def _woken(self) -> None:
         """Wait for the wake call, or for the moment when the session has something to say anyway."""
         deadline = self._session.next_deadline()
+        if deadline is None:
+            await self._wake.wait()
+            return
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._hub.clock())):
+            async with asyncio.timeout(max(0.0, deadline - self._hub.clock())):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.xds.ledger import ABSENT
-from xds_server.xds.plan import Plan
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xds_server.xds.messages import DeltaRequest
     from xds_server.xds.model import Resource, TypeSnapshot
+    from xds_server.xds.plan import Plan, Plans
     from xds_server.xds.watch import Watch
 
 
@@ -24,6 +22,8 @@ def read(watch: Watch, request: DeltaRequest) -> None:
     first = watch.fresh
     if first:
         watch.inherit(request.initial_resource_versions)
+    elif not request.subscribe and not request.unsubscribe:
+        return
     for name in request.unsubscribe:
         watch.unsubscribe(name)
     for name in request.subscribe:
@@ -34,12 +34,10 @@ def read(watch: Watch, request: DeltaRequest) -> None:
 
 
 def shape(
-    watch: Watch, content: Sequence[Resource], absent: Sequence[str], view: TypeSnapshot
+    watch: Watch, content: Sequence[Resource], absent: Sequence[str], view: TypeSnapshot, plans: Plans
 ) -> Plan | None:
     """Make the next response of what is owed; an empty one where a first answer is waited for."""
     waited_for = watch.unanswered and not watch.held_back and not view.withheld
     if not content and not absent and not waited_for:
         return None
-    contents = {resource.name: resource.version for resource in content}
-    contents.update(dict.fromkeys(absent, ABSENT))
-    return Plan(view.version, tuple(content), tuple(absent), contents)
+    return plans.partial(watch, view, content, absent)

@@ -56,7 +56,8 @@ def joined(plan: Plan | None, kept: tuple[tuple[str, str], ...], version: str) -
     """Renew with what is sent anyway, if anything is: under constant change there is no quiet moment."""
     if plan is None:
         return Plan(version, (), (), {}, kept)
-    return replace(plan, renewed=tuple(each for each in kept if each[0] not in plan.contents))
+    # Responses are made anew: those that the plan remembers renew nothing.
+    return replace(plan, renewed=tuple(each for each in kept if each[0] not in plan.contents), issued={})
 
 
 def _stands(name: str, version: str, view: TypeSnapshot) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from xds_server.xds.convergence import Convergence
 from xds_server.xds.model import EMPTY_SNAPSHOT, Catalog, Node, Snapshot
+from xds_server.xds.plan import Plans
 from xds_server.xds.session import Session
 from xds_server.xds.snapshot import changed_names
 from xds_server.xds.status import ClientStatus, HubStats, Progress, SyncState, state_of
@@ -38,6 +39,8 @@ class Hub:
         self.index = Index()
         self.stats = HubStats()
         self.convergence = Convergence(clock, self.stats.convergence)
+        self.plans = Plans()
+        """What was planned of the last publication, for all clients that are owed the same."""
         self._catalog: Catalog | None = None
         self._sessions: dict[int, Session] = {}
         self._listeners: dict[int, Callable[[], None]] = {}
@@ -78,6 +81,7 @@ class Hub:
             raise ValueError(f"serial: found {catalog.serial}; the last published was {self.serial}")
         first = self._catalog is None
         self._catalog = catalog
+        self.plans = Plans()
         self.stats.publications += 1
         moves: dict[tuple[int, int], tuple[Snapshot, Snapshot]] = {}
         movers: dict[tuple[int, int], set[int]] = {}

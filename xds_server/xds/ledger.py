@@ -19,19 +19,21 @@ ABSENT = ""
 UNKNOWN = "?"
 """In place of a version: the client rejected an answer, of which it may have applied a part."""
 
+_NONE: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
     """One response on its way: `contents` maps each name it speaks of to its version, or ABSENT.
 
-    `serial` is the publication it was built from; `version` the type's at that moment; `at` the time.
+    `serial` is the publication it was built from; `version` the type's at that moment. Clients that are
+    sent the same share it: when it was sent is the ledger's.
     """
 
     nonce: str
     serial: int
     version: str
     contents: Mapping[str, str]
-    at: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,15 +63,17 @@ class Ledger:
     outstanding: Sent | None = None
     rejected: dict[str, Rejection] = field(default_factory=dict)
     last_sent: Sent | None = None
+    sent_at: float | None = None
     last_acked: Sent | None = None
     last_rejection: Rejection | None = None
     acked_at: float | None = None
     superseded: list[Rejection] = field(default_factory=list)
 
-    def send(self, sent: Sent) -> None:
+    def send(self, sent: Sent, now: float) -> None:
         """Note that `sent` is on its way. What it speaks of supersedes what was rejected."""
         self.outstanding = self.last_sent = sent
-        for name in sent.contents:
+        self.sent_at = now
+        for name in sent.contents if self.rejected else ():
             rejection = self.rejected.pop(name, None)
             if rejection is not None and rejection not in self.superseded:
                 self.superseded.append(rejection)
@@ -83,9 +87,10 @@ class Ledger:
         """
         sent = self._take()
         self.last_acked, self.acked_at = sent, now
-        for name, version in sent.contents.items():
-            self.held[name] = version
-            self.through[name] = sent.serial
+        self.held.update(sent.contents)
+        self.through.update(dict.fromkeys(sent.contents, sent.serial))
+        if not self.superseded:
+            return _NONE
         retry = {name for name, rejection in self.rejected.items() if rejection in self.superseded}
         self.superseded.clear()
         for name in retry:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "type.googleapis.com/"
 CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
@@ -18,11 +18,20 @@ ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 """Make before break on one stream: a type is sent after those that it may refer to."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Bytes that are not joined yet: `size` is that of all `parts`, which nobody changes any more."""
+
+    parts: Sequence[bytes]
+    size: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Resource:
     """One Envoy object, serialised. Equal content has the same `version` everywhere and always.
 
-    `body` is the serialised message itself (not yet wrapped in Any). `version` is a hash of it.
+    `content` is the serialised message itself (not yet wrapped in Any), in one piece or in the pieces that
+    it was made of: a large one is joined in the response alone. `version` is a hash of it.
     `requires` lists (type URL, name) that a client must have settled before it is sent this one;
     only types earlier in ORDER are waited for. A Cluster names its assignment there
     (ENDPOINT, EDS name) when that is not called as the cluster itself.
@@ -30,9 +39,20 @@ class Resource:
 
     type_url: str
     name: str
-    body: bytes
+    content: bytes | Pieces
     version: str
     requires: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def pieces(self) -> Pieces:
+        """The serialised message in pieces, to be joined once with what comes around it."""
+        content = self.content
+        return Pieces((content,), len(content)) if isinstance(content, bytes) else content
+
+    @property
+    def body(self) -> bytes:
+        """The serialised message; joined anew for each call where it is in pieces."""
+        return self.content if isinstance(self.content, bytes) else b"".join(self.content.parts)
 
 
 @dataclass(frozen=True, slots=True)

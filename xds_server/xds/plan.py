@@ -1,17 +1,31 @@
-"""A response before it has a nonce: what the two dialects make of what is owed."""
+"""A response before it has a nonce: what the two dialects make of what is owed, once for all clients."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from xds_server.xds.ledger import ABSENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
-    from xds_server.xds.model import Resource
+    from xds_server.xds.ledger import Sent
+    from xds_server.xds.messages import DeltaResponse, Response
+    from xds_server.xds.model import Resource, TypeSnapshot
+    from xds_server.xds.watch import Watch
+
+    Issue: TypeAlias = "tuple[Response | DeltaResponse, Sent]"
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+REMEMBERED = 1024
+"""Plans and responses that are kept for other clients."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """`contents` is what the client holds of each name once it accepts: a version, or ABSENT.
 
@@ -24,3 +38,41 @@ class Plan:
     removed: tuple[str, ...]
     contents: Mapping[str, str]
     renewed: tuple[tuple[str, str], ...] = ()
+    issued: dict[str, Issue] = field(default_factory=dict)
+    """The responses made of it, by nonce."""
+
+
+class Plans:
+    """The plans of one publication. Clients that are owed the same share one, and its responses."""
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._responses: dict[Response | DeltaResponse, Response | DeltaResponse] = {}
+
+    def partial(
+        self, watch: Watch, view: TypeSnapshot, content: Sequence[Resource], absent: Sequence[str]
+    ) -> Plan:
+        """Plan to send these resources, and to tell that these names do not exist."""
+        resources, removed = tuple(content), tuple(absent)
+        key = (watch.variant, watch.type_url, view.version, resources, removed)
+        plan = self._plans.get(key)
+        if plan is None:
+            contents = {resource.name: resource.version for resource in resources}
+            contents.update(dict.fromkeys(removed, ABSENT))
+            plan = Plan(view.version, resources, removed, contents)
+            _remember(self._plans, key, plan)
+        return plan
+
+    def shared(self, response: Response | DeltaResponse) -> Response | DeltaResponse:
+        """Find the object that is equal to `response` and that other clients get, or make it that."""
+        known = self._responses.get(response)
+        if known is None:
+            _remember(self._responses, response, response)
+        return known or response
+
+
+def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
+    """Clients that each want something else are not worth remembering, and must not fill the memory."""
+    if len(known) >= REMEMBERED:
+        known.clear()
+    known[key] = value

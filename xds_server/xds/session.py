@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xds_server.xds.hub import Hub
-    from xds_server.xds.plan import Plan
+    from xds_server.xds.plan import Issue, Plan
 
 MAX_TYPES = 32
 """Types that one stream may ask for: far above what Envoy knows, low enough to bound a hostile client."""
@@ -49,7 +49,6 @@ class Session:
         self._hub = hub
         self._type_url = type_url
         self._heart = heartbeat.Heart(hub.ttl if variant is Variant.DELTA else None)
-        self._nonces = 0
         self._warming: frozenset[str] = frozenset()
         """Assignments of clusters that were sent before this stream asked for any assignment."""
         self._closed = False
@@ -79,6 +78,8 @@ class Session:
             self.snapshot = self._hub.view_of(self.node)
         watch = self._watch(type_url)
         first = watch.fresh
+        if first:
+            watch.foreign_nonce = request.response_nonce
         answered = bool(request.response_nonce) and self._answer(watch, request)
         if isinstance(request, DeltaRequest):
             delta.read(watch, request)
@@ -91,8 +92,14 @@ class Session:
             self._warming = frozenset()
         if answered:
             self._hub.notify()
-        if answered or watch.marked:
+        if self._has_something_to_say(answered=answered):
             self.wake()
+
+    def _has_something_to_say(self, *, answered: bool) -> bool:
+        """Whether `take` may give something now; with a time to live, or one response less, it may."""
+        if answered and self._hub.ttl is not None:
+            return True  # the deadline of its next renewal counts from now on
+        return any(each.ledger.outstanding is None and each.marked for each in self.watches.values())
 
     def _type_of(self, request: Request | DeltaRequest) -> str:
         if self._type_url is None:
@@ -114,6 +121,7 @@ class Session:
                 )
             watch = Watch(self.number, type_url, self.variant, self._hub.index)
             self.watches[type_url] = watch
+            self.watches = dict(sorted(self.watches.items(), key=lambda each: (order.rank(each[0]), each[0])))
         return watch
 
     def _answer(self, watch: Watch, request: Request | DeltaRequest) -> bool:
@@ -146,16 +154,13 @@ class Session:
         """The responses to write now, in order. Nothing before the hub has a catalog (istio 25100)."""
         responses: list[Response | DeltaResponse] = []
         if not self._closed and self._hub.serial:
-            for type_url in sorted(self.watches, key=lambda url: (order.rank(url), url)):
-                watch = self.watches[type_url]
-                renewed = self._renewed(watch)
-                plan = self._plan(watch) if watch.marked and watch.ledger.outstanding is None else None
-                if renewed:
-                    plan = heartbeat.joined(plan, renewed, self.snapshot.of(type_url).version)
-                if plan is not None:
-                    responses.append(self._send(watch, plan))
-                elif watch.rounds and not watch.marked and watch.ledger.outstanding is None:
-                    watch.rounds.answered(self.snapshot.serial)
+            for watch in self.watches.values():
+                if watch.ledger.outstanding is None:
+                    plan = self._owed(watch)
+                    if plan is not None:
+                        responses.append(self._send(watch, plan))
+                    elif watch.rounds and not watch.marked:
+                        watch.rounds.answered(self.snapshot.serial)
         return responses
 
     def next_deadline(self) -> float | None:
@@ -164,6 +169,13 @@ class Session:
         ends = [at + order.HOLD_LIMIT for watch in watches for at in watch.held_back.values()]
         ends += [at for watch in watches if (at := self._heart.deadline(watch)) is not None]
         return min(ends, default=None)
+
+    def _owed(self, watch: Watch) -> Plan | None:
+        renewed = self._renewed(watch)
+        plan = self._plan(watch) if watch.marked else None
+        if not renewed:
+            return plan
+        return heartbeat.joined(plan, renewed, self.snapshot.of(watch.type_url).version)
 
     def _renewed(self, watch: Watch) -> tuple[tuple[str, str], ...]:
         """What has to be kept from ending at the client, when it is time for that."""
@@ -197,7 +209,7 @@ class Session:
         for name in absent:
             watch.retained.pop(name, None)
         shape = sotw.shape if self.variant is Variant.SOTW else delta.shape
-        return shape(watch, content, absent, view)
+        return shape(watch, content, absent, view, self._hub.plans)
 
     def _waits(self, watch: Watch, name: str, resource: Resource | None) -> bool:
         """Whether what is owed about `name` has to wait for another type of this stream."""
@@ -218,35 +230,46 @@ class Session:
         return waits and now < watch.hold(name, now) + order.HOLD_LIMIT
 
     def _send(self, watch: Watch, plan: Plan) -> Response | DeltaResponse:
-        self._nonces += 1
-        nonce = f"{self.number}.{self._nonces}"
-        changed = [name for name, version in plan.contents.items() if watch.ledger.held.get(name) != version]
-        watch.ledger.send(Sent(nonce, self.snapshot.serial, plan.version, plan.contents, self._hub.clock()))
-        watch.told(plan.contents)
+        nonce = watch.next_nonce(self.snapshot.serial)
+        issue = plan.issued.get(nonce) or self._issue(watch, plan, nonce)
+        response, sent = issue
         if watch.type_url == CLUSTER:
-            self._warm(plan, changed)
+            self._warm(watch, plan)
+        watch.ledger.send(sent, self._hub.clock())
+        watch.told(sent.contents)
         stats = self._hub.stats
         stats.pushes[counted_as(watch.type_url)] += 1
         stats.resources[counted_as(watch.type_url)] += len(plan.resources)
+        return response
+
+    def _issue(self, watch: Watch, plan: Plan, nonce: str) -> Issue:
+        """Make the response for every client that is sent the plan under this nonce."""
+        response: Response | DeltaResponse
         if self.variant is Variant.SOTW:
-            return Response(
+            response = Response(
                 type_url=watch.type_url, version=plan.version, nonce=nonce, resources=plan.resources
             )
-        return DeltaResponse(
-            type_url=watch.type_url,
-            version=plan.version,
-            nonce=nonce,
-            resources=plan.resources,
-            removed=plan.removed,
-            ttl=self._hub.ttl,
-            renewed=plan.renewed,
-        )
+        else:
+            response = DeltaResponse(
+                type_url=watch.type_url,
+                version=plan.version,
+                nonce=nonce,
+                resources=plan.resources,
+                removed=plan.removed,
+                ttl=self._hub.ttl,
+                renewed=plan.renewed,
+            )
+        sent = Sent(nonce, self.snapshot.serial, plan.version, plan.contents)
+        issue = plan.issued[nonce] = self._hub.plans.shared(response), sent
+        return issue
 
-    def _warm(self, plan: Plan, changed: list[str]) -> None:
+    def _warm(self, watch: Watch, plan: Plan) -> None:
         """A changed cluster warms until its assignment comes again (go-control-plane 583, envoy 13009).
 
         Also where the client has yet to say, on this new stream, that it holds that assignment.
         """
+        held = watch.ledger.held
+        changed = [name for name, version in plan.contents.items() if held.get(name) != version]
         clusters = {resource.name: resource for resource in plan.resources}
         names = order.assignment_names(clusters, [name for name in changed if name in clusters])
         assignments = self.watches.get(ENDPOINT)

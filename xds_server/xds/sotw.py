@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from xds_server.xds.messages import Request
     from xds_server.xds.model import Resource, TypeSnapshot
+    from xds_server.xds.plan import Plans
     from xds_server.xds.watch import Watch
 
 
@@ -44,14 +45,14 @@ def _subscribe(watch: Watch, names: set[str]) -> None:
 
 
 def shape(
-    watch: Watch, content: Sequence[Resource], absent: Sequence[str], view: TypeSnapshot
+    watch: Watch, content: Sequence[Resource], absent: Sequence[str], view: TypeSnapshot, plans: Plans
 ) -> Plan | None:
     """Make the next response of what is owed: clusters and listeners whole, other types in part."""
     if watch.whole:
         return _whole(watch, absent, view) if content or absent or watch.unanswered else None
     if not content:
         return None
-    return Plan(view.version, tuple(content), (), {resource.name: resource.version for resource in content})
+    return plans.partial(watch, view, content, ())
 
 
 def _whole(watch: Watch, absent: Sequence[str], view: TypeSnapshot) -> Plan:

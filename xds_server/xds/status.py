@@ -150,7 +150,7 @@ def type_status(watch: Watch, snapshot: Snapshot, *, with_names: bool = True) ->
         rejected_names=tuple(sorted(ledger.rejected)),
         blamed=tuple(name for name in latest.blamed if name in ledger.rejected) if latest else (),
         error=latest.error if latest else "",
-        sent_at=ledger.last_sent.at if ledger.last_sent else None,
+        sent_at=ledger.sent_at,
         acked_at=ledger.acked_at,
         rejected_at=latest.at if latest else None,
     )

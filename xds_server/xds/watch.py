@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from xds_server.xds.convergence import Unanswered
 from xds_server.xds.ledger import ABSENT, Ledger, Rejection
 from xds_server.xds.messages import Variant
-from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, Resource, Snapshot, TypeSnapshot
+from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER, Resource, Snapshot, TypeSnapshot
 from xds_server.xds.subscription import LEGACY_WILDCARD_TYPES, WILDCARD, Index, Subscription
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Watch:
 
     def __init__(self, stream: int, type_url: str, variant: Variant, index: Index) -> None:
         self.stream = stream
+        self.variant = variant
         self.type_url = type_url
         self.whole = variant is Variant.SOTW and type_url in WHOLE_TYPES
         self.tells_absence = variant is Variant.DELTA or self.whole
@@ -52,6 +53,11 @@ class Watch:
         """Resources that are gone but have to stay in whole responses for now."""
         self.inherited: frozenset[str] = frozenset()
         """Names that the client brought from an earlier stream."""
+        self.foreign_nonce = ""
+        """The nonce with which the client came: of another stream, and never given to it on this one."""
+        self._nonces = 0, 0
+        """The publication of the last response, and how many it had before it."""
+        self._kind = str(ORDER.index(type_url)) if type_url in ORDER else type_url
         self._index = index
         self._dirty: set[str] = set()
         self._all_dirty = False
@@ -176,7 +182,7 @@ class Watch:
     def candidates(self, view: TypeSnapshot) -> list[str]:
         """The names to look at, in order."""
         if not self._all_dirty:
-            return sorted(self._dirty)
+            return sorted(self._dirty) if len(self._dirty) > 1 else list(self._dirty)
         names = self.subscription.names | self._dirty
         if self.subscription.wildcard:
             names |= view.resources.keys() | self.ledger.held.keys()
@@ -186,7 +192,8 @@ class Watch:
         """Everything was looked at; `remaining` has to be looked at again."""
         self._all_dirty = False
         self._dirty = set(remaining)
-        self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
+        if self.held_back:
+            self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
 
     def hold(self, name: str, now: float) -> float:
         """Note that `name` waits for another type. Since when: of a whole response, since its first name."""
@@ -196,9 +203,25 @@ class Watch:
     def told(self, names: Iterable[str]) -> None:
         """These names are in the response that goes out now."""
         self.unanswered = False
-        self._resend.difference_update(names)
-        for name in names:
+        if self._resend:
+            self._resend.difference_update(names)
+        for name in names if self.held_back else ():
             self.held_back.pop(name, None)
+
+    def next_nonce(self, serial: int) -> str:
+        """Name the response that goes out now, built from publication `serial`.
+
+        The first response of a publication has the same nonce at every client, so that clients that are
+        owed the same get the very same bytes; a further one at this client has another.
+        """
+        last, number = self._nonces
+        number = number + 1 if last == serial else 0
+        nonce = f"{serial}.{self._kind}.{number}"
+        if nonce == self.foreign_nonce:
+            number += 1
+            nonce = f"{serial}.{self._kind}.{number}"
+        self._nonces = serial, number
+        return nonce
 
     def verdict(self, name: str, snapshot: Snapshot) -> Verdict:
         """What the client lacks about `name`, whether or not it may be sent now.

@@ -1,0 +1,41 @@
+"""The benchmarks run: their figures are for people, that they can be had is tested."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from benchmarks.streams import Head, head
+from xds_server.transport.codec import encode_response
+from xds_server.xds.messages import DeltaResponse, Response
+from xds_server.xds.model import ENDPOINT, Resource
+
+
+@pytest.mark.parametrize("dialect", ["--sotw", None])
+async def test_the_churn_of_a_small_fleet_is_measured(dialect: str | None) -> None:
+    command = ["-m", "benchmarks.churn", "--case", "5,2", "--runs", "1", "--changes", "2"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        *([dialect] if dialect else []),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert said.decode().splitlines()[-1].startswith("| 5 | 2 | ")
+
+
+@pytest.mark.parametrize("size", [0, 1, 200, 70_000])
+def test_a_responses_head_is_read_past_its_resources(size: int) -> None:
+    resources = (Resource(ENDPOINT, "a", b"x" * size, "v"),) * 2
+    expected = Head(b"version", ENDPOINT.encode(), b"1.0")
+    for response in (
+        Response(type_url=ENDPOINT, version="version", nonce="1.0", resources=resources),
+        DeltaResponse(
+            type_url=ENDPOINT, version="version", nonce="1.0", resources=resources, removed=("b", "c")
+        ),
+    ):
+        assert head(encode_response(response)) == expected
