@@ -22,7 +22,7 @@ from xds_server.transport.server import ServerOptions
 from xds_server.transport.stream import Stream
 from xds_server.xds.hub import Hub
 from xds_server.xds.messages import Variant
-from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER
+from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER
 from xds_server.xds.session import MAX_TYPES, Session
 from xds_server.xds.watch import Watch
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.parametrize("variant", list(Variant), ids=str)
 
 MEGABYTE = 1_000_000
-SECOND_STREAM = 2
-"""What the nonces of the stream after the well-behaved one begin with."""
-
 UNHINDERED = ServerOptions(streams_per_second=1_000_000)
 
 
@@ -102,8 +99,8 @@ async def test_one_that_acknowledges_what_it_has_not_read_is_written_no_more_tha
         for round_ in range(20):
             pulse.world.eds["a"] = f"{round_} " * MEGABYTE
             names = () if variant is Variant.DELTA else ("a",)
-            for number in range(1, round_ + 2):
-                await stuck.ask(ENDPOINT, *names, nonce=f"{SECOND_STREAM}.{number}")
+            for serial in range(pulse.hub.serial - 4, pulse.hub.serial + 1):
+                await stuck.ask(ENDPOINT, *names, nonce=f"{serial}.{ORDER.index(ENDPOINT)}.0")
             await pulse.more(2)
         assert pulse.hub.stats.acks[ENDPOINT] > pulse.beats  # it guessed the nonces
         assert pulse.hub.stats.bytes[ENDPOINT] < 12 * MEGABYTE
