@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -88,12 +89,15 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish changes until cancelled."""
+        merging_until = -inf
         while True:
             await self._changed.wait()
+            if (rest := merging_until - self._clock()) > 0:
+                await asyncio.sleep(rest)
             self._changed.clear()
             if self._started:
                 self.flush()
-                await asyncio.sleep(self._window)
+                merging_until = self._clock() + self._window
 
     def _publish(self) -> int:
         begun = self._clock()

@@ -6,6 +6,7 @@ Whoever is over a limit waits; only a flood that does not end is refused.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from xds_server.transport.access import RefusedError
@@ -63,6 +64,7 @@ class PushGate:
 
     def __init__(self, limit: int) -> None:
         self._places = asyncio.Semaphore(limit)
+        self._writing: set[Place] = set()
 
     @property
     def full(self) -> bool:
@@ -71,25 +73,50 @@ class PushGate:
 
     async def enter(self) -> Place:
         """Wait for a place. Leave it on every way out."""
+        if self.full:
+            for place in self._writing:
+                place.hurry()
         await self._places.acquire()
-        return Place(self._places)
+        return Place(self)
+
+    def began(self, place: Place) -> None:
+        """Called by a place: its push is being written."""
+        self._writing.add(place)
+        if self.full:
+            place.hurry()
+
+    def ended(self, place: Place) -> None:
+        """Called by a place that is free again."""
+        self._writing.discard(place)
+        self._places.release()
 
 
 class Place:
-    """One push's place."""
+    """One push's place. A client that does not read loses it after SLOW_PUSH seconds, if anyone waits."""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places: asyncio.Semaphore | None = places
+    __slots__ = ("_begun", "_gate", "_left", "_timer")
+
+    def __init__(self, gate: PushGate) -> None:
+        self._gate = gate
+        self._begun = 0.0
+        self._left = False
         self._timer: asyncio.TimerHandle | None = None
 
     def write(self) -> None:
-        """Writing begins. A client that does not read loses the place after SLOW_PUSH seconds."""
-        self._timer = asyncio.get_running_loop().call_later(SLOW_PUSH, self.leave)
+        """Writing begins."""
+        self._begun = time.monotonic()
+        self._gate.began(self)
+
+    def hurry(self) -> None:
+        """Others wait, or soon will: the time that writing may take counts."""
+        if self._timer is None:
+            rest = self._begun + SLOW_PUSH - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, rest), self.leave)
 
     def leave(self) -> None:
         """Let the next one in. May be called again."""
-        places, self._places = self._places, None
-        if places is not None:
+        if not self._left:
+            self._left = True
             if self._timer is not None:
                 self._timer.cancel()
-            places.release()
+            self._gate.ended(self)

@@ -26,6 +26,7 @@ class Heart:
 
     def __init__(self, ttl: float | None) -> None:
         self.ttl = ttl
+        self.beats = ttl is not None
         self._next: dict[Watch, float] = {}
 
     def deadline(self, watch: Watch) -> float | None:

@@ -99,7 +99,10 @@ class Session:
         """Whether `take` may give something now; with a time to live, or one response less, it may."""
         if answered and self._hub.ttl is not None:
             return True  # the deadline of its next renewal counts from now on
-        return any(each.ledger.outstanding is None and each.marked for each in self.watches.values())
+        for watch in self.watches.values():
+            if watch.ledger.outstanding is None and watch.marked:
+                return True
+        return False
 
     def _type_of(self, request: Request | DeltaRequest) -> str:
         if self._type_url is None:
@@ -165,14 +168,18 @@ class Session:
 
     def next_deadline(self) -> float | None:
         """When, by the hub's clock, `take` has something to say even if nothing happens; None: never."""
-        watches = [watch for watch in self.watches.values() if watch.ledger.outstanding is None]
-        ends = [at + order.HOLD_LIMIT for watch in watches for at in watch.held_back.values()]
-        ends += [at for watch in watches if (at := self._heart.deadline(watch)) is not None]
-        return min(ends, default=None)
+        ends: list[float] = []
+        for watch in self.watches.values():
+            if watch.ledger.outstanding is None:
+                if watch.held_back:
+                    ends += [at + order.HOLD_LIMIT for at in watch.held_back.values()]
+                if self._heart.beats and (at := self._heart.deadline(watch)) is not None:
+                    ends.append(at)
+        return min(ends) if ends else None
 
     def _owed(self, watch: Watch) -> Plan | None:
-        renewed = self._renewed(watch)
         plan = self._plan(watch) if watch.marked else None
+        renewed = self._renewed(watch) if self._heart.beats else ()
         if not renewed:
             return plan
         return heartbeat.joined(plan, renewed, self.snapshot.of(watch.type_url).version)
