@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from xds_server.transport.access import RefusedError
@@ -63,20 +64,36 @@ class PushGate:
     """At most `limit` pushes at a time. The others wait, in order; what they are owed is merged meanwhile."""
 
     def __init__(self, limit: int) -> None:
-        self._places = asyncio.Semaphore(limit)
+        self._free = limit
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._writing: set[Place] = set()
 
     @property
     def full(self) -> bool:
         """Whether who comes now has to wait."""
-        return self._places.locked()
+        return not self._free
+
+    def take(self) -> Place:
+        """Take a free place. Leave it on every way out. RuntimeError where there is none."""
+        if not self._free:
+            raise RuntimeError("a push took a place while none was free")
+        self._free -= 1
+        return Place(self)
 
     async def enter(self) -> Place:
-        """Wait for a place. Leave it on every way out."""
-        if self.full:
-            for place in self._writing:
-                place.hurry()
-        await self._places.acquire()
+        """Wait for a place, in order. Leave it on every way out."""
+        if self._free:
+            return self.take()
+        for place in self._writing:
+            place.hurry()
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._pass_on()  # it was this one's turn already
+            raise
         return Place(self)
 
     def began(self, place: Place) -> None:
@@ -88,7 +105,16 @@ class PushGate:
     def ended(self, place: Place) -> None:
         """Called by a place that is free again."""
         self._writing.discard(place)
-        self._places.release()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """A place is free: whoever has waited longest has it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Place:

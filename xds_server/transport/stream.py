@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from xds_server.transport.encoder import SharedEncoder
     from xds_server.transport.limits import Place, PushGate, RequestMeter
     from xds_server.xds.hub import Hub
+    from xds_server.xds.messages import DeltaResponse, Response
 
 
 class Stream:
@@ -134,7 +135,8 @@ class Stream:
     async def _read(self) -> None:
         """Hand each request to the session, until the client has no more."""
         while (data := await self._context.read()) is not grpc.aio.EOF:
-            await self._metered(data)
+            if seconds := self._delay(data):
+                await asyncio.sleep(seconds)
             first = self._session.node is None
             parse = parse_delta_request if self._variant is Variant.DELTA else parse_request
             request = parse(data, with_node=first)
@@ -147,14 +149,15 @@ class Stream:
             if request.error_detail is not None:
                 self._rejected(request.type_url, before)
 
-    async def _metered(self, data: bytes) -> None:
-        """Hold a request against its limits, and wait where it came too soon."""
+    def _delay(self, data: bytes) -> float:
+        """Hold a request against its limits. Returns the seconds to wait where it came too soon."""
         if len(data) > self._max_request:
             text = f"a request of {len(data)} bytes; at most {self._max_request} are read"
             raise RefusedError(Refusal.REQUEST_TOO_LARGE, text)
-        if seconds := self._meter.delay():
+        seconds = self._meter.delay()
+        if seconds:
             self._hub.stats.delays[Delay.REQUEST] += 1
-            await asyncio.sleep(seconds)
+        return seconds
 
     def _on_wake(self) -> None:
         if self._woken_at is None:
@@ -163,38 +166,41 @@ class Stream:
 
     async def _write(self) -> None:
         """Write what is owed, whenever something is and it is this stream's turn."""
+        # One coroutine, where it is not the rare case: each that is within another is resumed with it.
         while not self._over.is_set():
-            self._hub.stats.delays[Delay.PUSH] += self._pushes.full
-            place = await self._pushes.enter()
+            if self._pushes.full:
+                self._hub.stats.delays[Delay.PUSH] += 1
+                place = await self._pushes.enter()
+            else:
+                place = self._pushes.take()
             try:
-                await self._push(place)
+                for response in self._owed(place):
+                    await self._context.write(self._encoder.encode(response))
+                    if self._over.is_set():
+                        break
             finally:
                 place.leave()
             if self._over.is_set():
-                return
-            await self._woken()
+                return  # the call that would wake it has been made
+            deadline = self._session.next_deadline()
+            if deadline is None:
+                await self._wake.wait()
+            else:
+                await self._woken(deadline)
 
-    async def _push(self, place: Place) -> None:
-        """Write what is owed now."""
+    def _owed(self, place: Place) -> list[Response | DeltaResponse]:
+        """What is to be written now, at `place`."""
         self._wake.clear()
         responses = self._session.take()
         woken_at, self._woken_at = self._woken_at, None
-        if not responses:
-            return
-        place.write()
-        now = self._hub.clock()
-        self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
-        for response in responses:
-            await self._context.write(self._encoder.encode(response))
-            if self._over.is_set():
-                return
+        if responses:
+            place.write()
+            now = self._hub.clock()
+            self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
+        return responses
 
-    async def _woken(self) -> None:
+    async def _woken(self, deadline: float) -> None:
         """Wait for the wake call, or for the moment when the session has something to say anyway."""
-        deadline = self._session.next_deadline()
-        if deadline is None:
-            await self._wake.wait()
-            return
         try:
             async with asyncio.timeout(max(0.0, deadline - self._hub.clock())):
                 await self._wake.wait()

@@ -99,10 +99,7 @@ class Session:
         """Whether `take` may give something now; with a time to live, or one response less, it may."""
         if answered and self._hub.ttl is not None:
             return True  # the deadline of its next renewal counts from now on
-        for watch in self.watches.values():
-            if watch.ledger.outstanding is None and watch.marked:
-                return True
-        return False
+        return any(watch.ledger.outstanding is None and watch.marked for watch in self.watches.values())
 
     def _type_of(self, request: Request | DeltaRequest) -> str:
         if self._type_url is None:
