@@ -54,7 +54,7 @@ class Served:
     """A server process and the connection on which it is told to change."""
 
     def __init__(self, module: str, endpoints: int) -> None:
-        xds, trigger = _free_ports(2)
+        xds, trigger = free_ports(2)
         self.address = f"127.0.0.1:{xds}"
         self._trigger = trigger
         command = [sys.executable, "-m", module, "--endpoints", str(endpoints)]
@@ -133,7 +133,7 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

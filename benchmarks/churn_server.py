@@ -33,6 +33,22 @@ def _by_host(host: str, _port: int) -> str:
     return host
 
 
+def _state(hub: Hub) -> dict[str, object]:
+    """What there is now, for a soak that asks whether anything is left behind."""
+    stats = hub.stats
+    return {
+        "streams": stats.streams_open,
+        "subscriptions": len(hub.index),
+        "tasks": len(asyncio.all_tasks()),
+        "publications": stats.publications,
+        "pushes": sum(stats.pushes.values()),
+        "acks": sum(stats.acks.values()),
+        "nacks": sum(stats.nacks.values()),
+        "encoded": sum(stats.encoded.values()),
+        "shared": sum(stats.shared.values()),
+    }
+
+
 async def main(options: Options) -> None:
     fleet = Fleet(options.endpoints, options.models_per_endpoint, options.models)
     notify: list[Publisher] = []
@@ -54,7 +70,7 @@ async def main(options: Options) -> None:
 
     server = XdsServer(hub, options.xds)
     await server.start()
-    trigger = await Trigger(churn).start(options.trigger)
+    trigger = await Trigger(churn, lambda: _state(hub)).start(options.trigger)
     running = asyncio.create_task(publisher.run(), name="publisher")
     await until_signal()
     running.cancel()

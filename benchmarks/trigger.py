@@ -1,4 +1,7 @@
-"""The port on which a measured server is told to change: `POST /churn?n=K`. Costs next to nothing itself."""
+"""The port on which a measured server is told to change: `POST /churn?n=K`. Costs next to nothing itself.
+
+`GET /state` tells what the server has at that moment, where it says so.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ if TYPE_CHECKING:
 
 
 class Trigger:
-    """Calls `churn(K)` for each request and answers with the JSON of what it returns, at once."""
+    """Calls `churn(K)` or `state()` for each request and answers at once with the JSON of its result."""
 
-    def __init__(self, churn: Callable[[int], dict[str, object]]) -> None:
+    def __init__(
+        self,
+        churn: Callable[[int], dict[str, object]],
+        state: Callable[[], dict[str, object]] = dict,
+    ) -> None:
         self._churn = churn
+        self._state = state
 
     async def start(self, address: str) -> asyncio.Server:
         host, _, port = address.rpartition(":")
@@ -38,8 +46,11 @@ class Trigger:
     def _answer(self, head: str) -> tuple[bytes, dict[str, object]]:
         method, target, _ = head.split("\r\n", 1)[0].split(" ", 2)
         url = urlsplit(target)
+        if (method, url.path) == ("GET", "/state"):
+            return b"200 OK", self._state()
         if (method, url.path) != ("POST", "/churn"):
-            return b"404 Not Found", {"error": f"found {method} {url.path}; expected POST /churn?n=K"}
+            expected = "POST /churn?n=K or GET /state"
+            return b"404 Not Found", {"error": f"found {method} {url.path}; expected {expected}"}
         return b"200 OK", self._churn(int(parse_qs(url.query).get("n", ["1"])[0]))
 
 
