@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver demo test check format bench lock envoy-files clean
+.PHONY: help install install-mlserver demo test check format bench soak lock envoy-files clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,12 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## how long it takes from READY to the first request
+bench: $(VENV)/.installed ## READY to the first request, and what a change costs beside a bare server
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
 	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
+
+soak: $(VENV)/.installed ## ten minutes of clients that come and go: all in sync, nothing left behind
+	$(BIN)/python -m benchmarks.soak $(SOAK_FLAGS)
 
 envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 > envoy/gateway.yaml

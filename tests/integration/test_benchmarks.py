@@ -13,19 +13,28 @@ from xds_server.xds.messages import DeltaResponse, Response
 from xds_server.xds.model import ENDPOINT, Resource
 
 
+async def run(*command: str) -> tuple[int | None, str]:
+    """A program of this environment: its exit code, and all that it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
+
+
 @pytest.mark.parametrize("dialect", ["--sotw", None])
 async def test_the_churn_of_a_small_fleet_is_measured(dialect: str | None) -> None:
     command = ["-m", "benchmarks.churn", "--case", "5,2", "--runs", "1", "--changes", "2"]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        *([dialect] if dialect else []),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    assert said.decode().splitlines()[-1].startswith("| 5 | 2 | ")
+    code, said = await run(*command, *([dialect] if dialect else []))
+    assert code == 0, said
+    assert said.splitlines()[-1].startswith("| 5 | 2 | ")
+
+
+async def test_a_short_soak_leaves_everyone_in_sync_and_nothing_behind() -> None:
+    options = ["--minutes", "0.15", "--clients", "12", "--life", "0.5", "--endpoints", "10"]
+    code, said = await run("-m", "benchmarks.soak", *options)
+    assert code == 0, said
+    assert said.splitlines()[-1].startswith("everyone in sync")
 
 
 @pytest.mark.parametrize("size", [0, 1, 200, 70_000])

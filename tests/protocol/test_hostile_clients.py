@@ -24,6 +24,7 @@ from xds_server.xds.hub import Hub
 from xds_server.xds.messages import Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER
 from xds_server.xds.session import MAX_TYPES, Session
+from xds_server.xds.status import Refusal
 from xds_server.xds.watch import Watch
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ async def test_those_that_flood_delay_nobody_and_are_counted(variant: Variant) -
         await asyncio.wait(tasks)
         assert len(sent) > 200
         await until(lambda: pulse.hub.stats.stale[ENDPOINT] > len(sent) // 2)
+        assert pulse.hub.stats.requests[ENDPOINT] > len(sent) // 2
         for client in clients:
             client.call.cancel()
         await alone(pulse)
@@ -162,6 +164,7 @@ async def test_those_that_flood_delay_nobody_and_are_counted(variant: Variant) -
 
 async def test_nonsense_ends_its_own_stream_and_no_other(variant: Variant) -> None:
     async with beating(variant, UNHINDERED) as pulse, connected(pulse.port) as channel:
+        refused = 0
         for data in nonsense(variant):
             client = WireClient(channel, variant)
             await client.send(data)
@@ -169,6 +172,8 @@ async def test_nonsense_ends_its_own_stream_and_no_other(variant: Variant) -> No
             code, text = await outcome(client)
             assert code in {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}, (data, code, text)
             assert (code is grpc.StatusCode.OK) == (text == "")
+            refused += code is grpc.StatusCode.INVALID_ARGUMENT
+        assert pulse.hub.stats.refusals[Refusal.PROTOCOL] == refused > 0
         await alone(pulse)
 
 
@@ -212,6 +217,7 @@ async def test_a_node_of_5_megabytes_is_refused_and_delays_nobody(variant: Varia
         code, text = await outcome(client)
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "node: found 5" in text or "node: found 49" in text
+        assert pulse.hub.stats.refusals[Refusal.PROTOCOL] == 1
         await alone(pulse)
 
 

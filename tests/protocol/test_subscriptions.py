@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.protocol.peer import Scene, bodies, names, only, removed
-from xds_server.xds.messages import DeltaRequest, ProtocolError
+from xds_server.xds.messages import DeltaRequest, ProtocolError, Request, Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node
 from xds_server.xds.session import MAX_TYPES
 
@@ -219,6 +219,26 @@ def test_a_stale_nonce_answers_nothing_yet_its_subscription_counts(scene: Scene)
     assert peer.ask(ENDPOINT, "b", nonce=first.nonce) == []
     assert peer.status(ENDPOINT).state == "STALE"
     assert names(only(peer.ack(second))) == ["b"]
+
+
+def test_another_subscription_with_the_last_nonce_is_no_stale_answer(scene: Scene) -> None:
+    """SotW has no other way to change one; a nonce from before the last response is stale."""
+    scene.world.eds = {"a": "1", "b": "1"}
+    scene.publish()
+    peer = scene.peer()
+    first = only(peer.ask(ENDPOINT, "a"))
+    peer.ack(first)
+    stats = scene.hub.stats
+    request = {"type_url": ENDPOINT, "response_nonce": first.nonce}
+    if scene.variant is Variant.SOTW:
+        peer.session.receive(Request(**request, resource_names=("a", "b")))
+    else:
+        peer.session.receive(DeltaRequest(**request, subscribe=("b",)))
+    assert stats.stale[ENDPOINT] == 0
+    peer.take()
+    peer.session.receive(Request(**request) if scene.variant is Variant.SOTW else DeltaRequest(**request))
+    assert stats.stale[ENDPOINT] == 1
+    assert stats.requests[ENDPOINT] == 4
 
 
 def test_a_stale_nack_rejects_nothing(scene: Scene) -> None:

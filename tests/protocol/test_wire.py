@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from envoy_data_plane.envoy.service.discovery.v3 import (
@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from xds_server import wire
-from xds_server.transport.codec import encode_response, parse_delta_request, parse_request
+from xds_server.transport.codec import MAX_ERROR, encode_response, parse_delta_request, parse_request
 from xds_server.xds.messages import DeltaResponse, ProtocolError, Response
 from xds_server.xds.model import CLUSTER, Resource
 
@@ -134,15 +134,28 @@ def test_a_plain_request_is_split_as_the_library_reads_it(
         assert (read.node is not None, read.error_detail) == (with_node, None)
 
 
-@given(texts, texts, st.lists(texts, max_size=3), st.lists(texts, max_size=3), st.booleans())
-def test_a_plain_delta_request_is_split_as_the_library_reads_it(
-    type_url: str, nonce: str, subscribe: list[str], unsubscribe: list[str], with_node: bool
+@given(
+    texts,
+    texts,
+    st.lists(texts, max_size=3),
+    st.lists(texts, max_size=3),
+    st.dictionaries(texts, texts, max_size=3),
+    st.booleans(),
+)
+def test_a_plain_delta_request_is_split_as_the_library_reads_it(  # noqa: PLR0917 - one for each field
+    type_url: str,
+    nonce: str,
+    subscribe: list[str],
+    unsubscribe: list[str],
+    versions: dict[str, str],
+    with_node: bool,
 ) -> None:
     message = DeltaDiscoveryRequest(
         type_url=type_url,
         response_nonce=nonce,
         resource_names_subscribe=subscribe,
         resource_names_unsubscribe=unsubscribe,
+        initial_resource_versions=versions,
     )
     if with_node:
         message.node = DeltaDiscoveryRequest.from_dict({"node": node()}).node
@@ -154,6 +167,7 @@ def test_a_plain_delta_request_is_split_as_the_library_reads_it(
             expected.resource_names_subscribe,
             expected.resource_names_unsubscribe,
         )
+        assert read.initial_resource_versions == expected.initial_resource_versions == versions
         assert (read.node is not None, read.error_detail) == (with_node, None)
 
 
@@ -167,6 +181,17 @@ def test_equal_acknowledgements_are_read_once() -> None:
 def test_a_rejection_without_words_is_still_one() -> None:
     data = bytes(DiscoveryRequest(type_url=CLUSTER, error_detail=Status()))
     assert parse_request(data, with_node=False).error_detail == ""
+
+
+@pytest.mark.parametrize("parse", [parse_request, parse_delta_request])
+def test_a_rejections_words_are_kept_as_far_as_anyone_reads_them(parse: Callable[..., Any]) -> None:
+    kinds = {parse_request: DiscoveryRequest, parse_delta_request: DeltaDiscoveryRequest}
+    for text, kept in (
+        ("x" * MAX_ERROR, "x" * MAX_ERROR),
+        ("y" * (MAX_ERROR + 7), "y" * MAX_ERROR + " [and 7 characters more]"),
+    ):
+        data = bytes(kinds[parse](type_url=CLUSTER, error_detail=Status(message=text)))
+        assert parse(data, with_node=False).error_detail == kept
 
 
 def test_the_node_is_read_when_it_is_asked_for() -> None:

@@ -81,6 +81,7 @@ async def test_clients(world: World) -> None:
     assert found("xds_nacks_total", "EDS") == 1
     assert found("xds_acks_total", "EDS") >= 2
     assert found("xds_pushes_total", "EDS") >= 3
+    assert found("xds_requests_total", "EDS") > found("xds_acks_total", "EDS")
     assert found("xds_response_bytes_total", "EDS") == 512
     assert (found("xds_streams"), found("xds_streams_opened_total")) == (2, 2)
     assert found("publications_total") == 2

@@ -22,6 +22,7 @@ def collect(state: AdminState) -> Iterator[Metric]:
     """Every metric of the xDS side, with its value now."""
     stats = state.hub.stats
     for name, text, counts in (
+        ("xds_requests", "Requests read: subscriptions and answers.", stats.requests),
         ("xds_pushes", "Responses sent.", stats.pushes),
         ("xds_resources", "Resources sent.", stats.resources),
         ("xds_response_bytes", "Bytes of the responses sent.", stats.bytes),
@@ -29,7 +30,7 @@ def collect(state: AdminState) -> Iterator[Metric]:
         ("xds_encodings_saved", "Responses whose bytes another client's response had.", stats.shared),
         ("xds_acks", "Responses that a client accepted.", stats.acks),
         ("xds_nacks", "Responses that a client rejected.", stats.nacks),
-        ("xds_stale_answers", "Requests that answered a response already replaced.", stats.stale),
+        ("xds_stale_answers", "Answers to a response that is no longer waited for, or to none.", stats.stale),
     ):
         values: dict[tuple[str, ...], float] = {(kind,): counts[url] for url, kind in clients.SHORT.items()}
         yield families.counters(name, text, ("type",), values)

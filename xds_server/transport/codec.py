@@ -18,6 +18,8 @@ from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, 
 from xds_server.xds.model import Node
 
 if TYPE_CHECKING:
+    from envoy_data_plane.google.rpc import Status
+
     from xds_server.xds.model import Resource
 
 _SOTW_NODE = 2
@@ -36,6 +38,8 @@ MAX_LABELS = 16 * 1024
 MAX_NAME = 1024
 """Bytes of a node's id and cluster, and of a type: they come back in logs, status and errors."""
 
+MAX_ERROR = 4096
+"""Characters that are kept of a NACK's text."""
 
 _SHORT = 512
 """Bytes up to which a request is remembered: an ACK has less than 200."""
@@ -91,7 +95,7 @@ def _request(data: bytes, *, with_node: bool) -> Request:
             resource_names=tuple(message.resource_names),
             version_info=message.version_info,
             response_nonce=message.response_nonce,
-            error_detail=None if message.error_detail is None else message.error_detail.message,
+            error_detail=_error(message.error_detail),
             node=_node(node) if with_node and node is not None else None,
         )
     except ProtocolError:
@@ -102,12 +106,13 @@ def _request(data: bytes, *, with_node: bool) -> Request:
 
 def _delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
     try:
-        texts = _texts(data, {_DELTA_NODE: [], 2: [], 3: [], 4: [], 6: []})
+        texts = _texts(data, {_DELTA_NODE: [], 2: [], 3: [], 4: [], 5: [], 6: []})
         if texts is not None:
             return DeltaRequest(
                 type_url=_type(texts[2]),
                 subscribe=tuple(name.decode() for name in texts[3]),
                 unsubscribe=tuple(name.decode() for name in texts[4]),
+                initial_resource_versions=dict(map(_entry, texts[5])),
                 response_nonce=_last(texts[6]),
                 node=_node(b"".join(texts[_DELTA_NODE])) if with_node and texts[_DELTA_NODE] else None,
             )
@@ -120,7 +125,7 @@ def _delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
             unsubscribe=tuple(message.resource_names_unsubscribe),
             initial_resource_versions=message.initial_resource_versions,
             response_nonce=message.response_nonce,
-            error_detail=None if message.error_detail is None else message.error_detail.message,
+            error_detail=_error(message.error_detail),
             node=_node(node) if with_node and node is not None else None,
         )
     except ProtocolError:
@@ -132,8 +137,8 @@ def _delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
 def _texts(data: bytes, texts: dict[int, list[bytes]]) -> dict[int, list[bytes]] | None:
     """Sort the payloads of a request into `texts`, by field; None if it has any other field.
 
-    That is every request but a NACK and the first one after a reconnect. The library takes ten times as
-    long, and reads what is left.
+    That is every request but a NACK. The library takes ten times as long, seconds for a client that
+    reconnects with a hundred thousand names, and reads what is left.
     """
     for number, raw, payload in wire.fields(data):
         found = texts.get(number)
@@ -141,6 +146,21 @@ def _texts(data: bytes, texts: dict[int, list[bytes]]) -> dict[int, list[bytes]]
             return None
         found.append(payload)
     return texts
+
+
+def _entry(data: bytes) -> tuple[str, str]:
+    """Read one entry of a map from strings to strings; what it leaves out is empty."""
+    texts = {number: payload for number, _, payload in wire.fields(data)}
+    return texts.get(1, b"").decode(), texts.get(2, b"").decode()
+
+
+def _error(detail: Status | None) -> str | None:
+    """The client's own words about what it rejects, as far as anyone will want to read them."""
+    if detail is None:
+        return None
+    text = detail.message
+    more = len(text) - MAX_ERROR
+    return text if more <= 0 else f"{text[:MAX_ERROR]} [and {more} characters more]"
 
 
 def _last(payloads: list[bytes]) -> str:

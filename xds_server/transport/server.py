@@ -164,6 +164,8 @@ class XdsServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", int(options.keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
+            # Of the two this is the one that ends it: without it a silent peer keeps its place for a minute.
+            ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             # The library's own five minutes would take Envoy's pings for an attack.

@@ -77,6 +77,7 @@ class Session:
             self.node = request.node or Node("", "")
             self.snapshot = self._hub.view_of(self.node)
         watch = self._watch(type_url)
+        self._hub.stats.requests[counted_as(type_url)] += 1
         first = watch.fresh
         if first:
             watch.foreign_nonce = request.response_nonce
@@ -127,8 +128,10 @@ class Session:
     def _answer(self, watch: Watch, request: Request | DeltaRequest) -> bool:
         outstanding = watch.ledger.outstanding
         if outstanding is None or outstanding.nonce != request.response_nonce:
-            self._hub.stats.stale[counted_as(watch.type_url)] += 1
-            return False
+            last = watch.ledger.last_sent
+            if not watch.fresh and (last is None or last.nonce != request.response_nonce):
+                self._hub.stats.stale[counted_as(watch.type_url)] += 1
+            return False  # with the nonce of what was answered before: another subscription, in SotW
         now = self._hub.clock()
         if request.error_detail is None:
             watch.acknowledge(now)

@@ -110,6 +110,7 @@ class HubStats:
     from a source's change to the last answer to it. `sizes`: bytes of a response.
     """
 
+    requests: Counter[str] = field(default_factory=Counter)
     pushes: Counter[str] = field(default_factory=Counter)
     resources: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
@@ -120,6 +121,7 @@ class HubStats:
     acks: Counter[str] = field(default_factory=Counter)
     nacks: Counter[str] = field(default_factory=Counter)
     stale: Counter[str] = field(default_factory=Counter)
+    """Requests whose nonce is of no response on their stream that still matters."""
     refusals: Counter[Refusal] = field(default_factory=Counter)
     delays: Counter[Delay] = field(default_factory=Counter)
     queue_time: Histogram = field(default_factory=lambda: Histogram(SECONDS))
