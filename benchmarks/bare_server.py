@@ -15,7 +15,7 @@ import grpc
 from benchmarks.fleet import HOST, PORT, Fleet
 from benchmarks.serving import Options, parse, until_signal
 from benchmarks.trigger import Trigger
-from xds_server.mesh.model import DEFAULT_SUBSET_KEY
+from xds_server.mesh.pools import DEFAULT_SUBSET_KEY
 from xds_server.wire import field, header, string, uint
 from xds_server.xds.model import CLUSTER, ENDPOINT
 

@@ -7,20 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import ConfigurationReplaced, ModelsReported, ModelState
-from xds_server.mesh.model import (
-    DEFAULT_SUBSET_KEY,
+from xds_server.mesh.model import Endpoint, EndpointId, Service, ServicePort
+from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, Pool
+from xds_server.mesh.routing import (
     Configuration,
     Destination,
-    Endpoint,
-    EndpointId,
     Gateway,
     GatewayServer,
     HeaderToKey,
-    OpenInference,
-    Pool,
     Route,
-    Service,
-    ServicePort,
     VirtualService,
 )
 

@@ -13,19 +13,14 @@ from xds_server.mesh.events import (
     WithdrawalStarted,
 )
 from xds_server.mesh.mesh import Mesh
-from xds_server.mesh.model import (
-    Configuration,
-    Endpoint,
-    EndpointId,
-    OpenInference,
-    Pool,
-    Service,
-    ServicePort,
-)
+from xds_server.mesh.model import Endpoint, EndpointId, Service, ServicePort
+from xds_server.mesh.pools import OpenInference, Pool
+from xds_server.mesh.routing import Configuration
 
 if TYPE_CHECKING:
     from xds_server.mesh.mesh import EndpointStatus
-    from xds_server.mesh.model import Discovery, Health, PlacedEndpoint
+    from xds_server.mesh.model import Health, PlacedEndpoint
+    from xds_server.mesh.pools import Discovery
 
 HOST = "models"
 SOURCE = "open-inference"

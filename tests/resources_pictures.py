@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xds_server.mesh.model import (
-    DEFAULT_SUBSET_KEY,
+from xds_server.mesh.model import Endpoint, EndpointId, PlacedEndpoint, Service, ServicePicture, ServicePort
+from xds_server.mesh.policies import Fallback, Policy, Selector
+from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, Pool
+from xds_server.mesh.routing import (
     Destination,
-    Endpoint,
-    EndpointId,
-    Fallback,
     Gateway,
     GatewayServer,
     HeaderToKey,
-    OpenInference,
-    PlacedEndpoint,
-    Policy,
-    Pool,
     Route,
     Routing,
-    Selector,
-    Service,
-    ServicePicture,
-    ServicePort,
     VirtualService,
 )
 from xds_server.resources.rendered import as_dict

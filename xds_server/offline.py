@@ -24,7 +24,8 @@ from xds_server.xds.model import Node
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from xds_server.mesh.model import Configuration, Routing, ServicePicture
+    from xds_server.mesh.model import ServicePicture
+    from xds_server.mesh.routing import Configuration, Routing
 
 DISCOVER_LIMIT = 5.0
 """Seconds that `render --discover` waits for the runtimes."""

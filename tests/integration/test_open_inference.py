@@ -10,16 +10,9 @@ import pytest
 from tests.integration.mlserver import MLServer, write_model
 from xds_server.mesh.events import ConfigurationReplaced, FailureKind, ModelState
 from xds_server.mesh.mesh import Mesh
-from xds_server.mesh.model import (
-    Configuration,
-    Endpoint,
-    EndpointId,
-    Health,
-    OpenInference,
-    Pool,
-    Service,
-    ServicePort,
-)
+from xds_server.mesh.model import Endpoint, EndpointId, Health, Service, ServicePort
+from xds_server.mesh.pools import OpenInference, Pool
+from xds_server.mesh.routing import Configuration
 from xds_server.sources.runtimes.open_inference import (
     OpenInferenceClient,
     RuntimeRefusedError,

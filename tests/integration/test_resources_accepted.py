@@ -24,23 +24,23 @@ from tests.resources_pictures import (
     virtual_service,
 )
 from tests.static_envoy import ENVOY
-from xds_server.mesh.model import (
+from xds_server.mesh.model import Protocol, ServicePicture, ServicePort
+from xds_server.mesh.policies import (
     Balancer,
     ConnectionPool,
-    Destination,
     Fallback,
+    OutlierDetection,
+    Selector,
+    TcpKeepalive,
+)
+from xds_server.mesh.routing import (
+    Destination,
     Gateway,
     HeaderToKey,
     MatchKind,
-    OutlierDetection,
-    Protocol,
     Retries,
     RouteMatch,
-    Selector,
-    ServicePicture,
-    ServicePort,
     StringMatch,
-    TcpKeepalive,
 )
 from xds_server.resources.bootstrap import bootstrap
 from xds_server.resources.builder import Builder, BuildOptions
@@ -49,7 +49,7 @@ from xds_server.resources.validate import validate_with_envoy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from xds_server.mesh.model import Route
+    from xds_server.mesh.routing import Route
     from xds_server.resources.views import ViewCatalog
 
 ANY, NO, DEFAULT = Fallback.ANY_ENDPOINT, Fallback.NO_FALLBACK, Fallback.DEFAULT_SUBSET

@@ -24,25 +24,16 @@ from tests.resources_pictures import (
     virtual_service,
 )
 from tests.static_envoy import StaticEnvoy, Upstream, free_ports, get, spread
-from xds_server.mesh.model import (
-    Destination,
-    Fallback,
-    Gateway,
-    GatewayServer,
-    HeaderToKey,
-    PlacedEndpoint,
-    Selector,
-    ServicePicture,
-    ServicePort,
-    Tls,
-)
+from xds_server.mesh.model import PlacedEndpoint, ServicePicture, ServicePort
+from xds_server.mesh.policies import Fallback, Selector
+from xds_server.mesh.routing import Destination, Gateway, GatewayServer, HeaderToKey, Tls
 from xds_server.resources.builder import Builder, BuildOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from xds_server.mesh.model import Pool
+    from xds_server.mesh.pools import Pool
 
 ANY, NO, DEFAULT = Fallback.ANY_ENDPOINT, Fallback.NO_FALLBACK, Fallback.DEFAULT_SUBSET
 ODD_NAMES = ("a/b", 'quo"te', "a b", "a%2Fb", "naïve-☃", "*", "{}", "a,b", "x" * 300)

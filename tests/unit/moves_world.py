@@ -17,22 +17,9 @@ from xds_server.mesh.events import (
     ReportFailed,
 )
 from xds_server.mesh.mesh import Mesh
-from xds_server.mesh.model import (
-    Configuration,
-    Destination,
-    Endpoint,
-    EndpointId,
-    Gateway,
-    GatewayServer,
-    Locality,
-    OpenInference,
-    Pool,
-    Route,
-    Service,
-    ServicePort,
-    StaticModels,
-    VirtualService,
-)
+from xds_server.mesh.model import Endpoint, EndpointId, Locality, Service, ServicePort
+from xds_server.mesh.pools import OpenInference, Pool, StaticModels
+from xds_server.mesh.routing import Configuration, Destination, Gateway, GatewayServer, Route, VirtualService
 from xds_server.moves.errors import RuntimeRefusedError
 from xds_server.moves.mover import Mover
 from xds_server.publisher import Publisher

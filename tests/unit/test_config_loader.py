@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from xds_server.config.documents.base import parse_duration
 from xds_server.config.loader import document_files, load_directory
-from xds_server.mesh.model import DEFAULT_SUBSET_KEY
+from xds_server.mesh.pools import DEFAULT_SUBSET_KEY
 
 SELECTOR = f"""\
 trafficPolicy:

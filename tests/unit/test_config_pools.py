@@ -6,7 +6,8 @@ import pytest
 from config_texts import SERVICE, document, errors, load, pool
 
 from xds_server.mesh.implied import complete
-from xds_server.mesh.model import DEFAULT_SUBSET_KEY, Fallback, OpenInference, Selector, StaticModels
+from xds_server.mesh.policies import Fallback, Selector
+from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, StaticModels
 
 
 class TestModelPool:

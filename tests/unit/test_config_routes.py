@@ -3,13 +3,13 @@
 import pytest
 from config_texts import SERVICE, document, errors, load, route
 
-from xds_server.mesh.model import (
+from xds_server.mesh.model import Protocol
+from xds_server.mesh.routing import (
     Destination,
     Gateway,
     GatewayServer,
     HeaderToKey,
     MatchKind,
-    Protocol,
     Retries,
     RouteMatch,
     StringMatch,

@@ -9,23 +9,16 @@ import pytest
 import xds_server
 from xds_server.config.loader import load_directory
 from xds_server.mesh.implied import complete
-from xds_server.mesh.model import (
+from xds_server.mesh.model import Endpoint, EndpointId, Protocol, Service, ServicePort
+from xds_server.mesh.policies import Fallback, Policy, Selector
+from xds_server.mesh.pools import OpenInference, Pool
+from xds_server.mesh.routing import (
     Destination,
-    Endpoint,
-    EndpointId,
-    Fallback,
     Gateway,
     GatewayServer,
     HeaderToKey,
-    OpenInference,
-    Policy,
-    Pool,
-    Protocol,
     Route,
     RouteMatch,
-    Selector,
-    Service,
-    ServicePort,
     VirtualService,
 )
 

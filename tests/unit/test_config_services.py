@@ -3,18 +3,14 @@
 import pytest
 from config_texts import SERVICE, document, errors, load
 
-from xds_server.mesh.model import (
+from xds_server.mesh.model import Endpoint, EndpointId, Locality, Protocol, ServicePort
+from xds_server.mesh.policies import (
     Balancer,
     ConnectionPool,
-    Endpoint,
-    EndpointId,
     Fallback,
-    Locality,
     OutlierDetection,
     Policy,
-    Protocol,
     Selector,
-    ServicePort,
     TcpKeepalive,
 )
 

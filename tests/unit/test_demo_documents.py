@@ -7,7 +7,8 @@ import yaml
 
 from xds_server.config.loader import load_directory
 from xds_server.demo import documents, payload
-from xds_server.mesh.model import Fallback, OpenInference
+from xds_server.mesh.policies import Fallback
+from xds_server.mesh.pools import OpenInference
 
 ENDPOINTS = [
     {"address": "127.0.0.1", "http": 9001, "rest": 9001},

@@ -7,26 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xds_server.mesh.implied import complete, may_share_a_node
-from xds_server.mesh.model import (
-    DEFAULT_SUBSET_KEY,
-    Balancer,
+from xds_server.mesh.model import Protocol, Service, ServicePort
+from xds_server.mesh.policies import Balancer, ConnectionPool, Fallback, Policy, Selector
+from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, Pool
+from xds_server.mesh.routing import (
     Configuration,
-    ConnectionPool,
     Destination,
-    Fallback,
     Gateway,
     GatewayServer,
     HeaderToKey,
-    OpenInference,
-    Policy,
-    Pool,
-    Protocol,
     Route,
     RouteMatch,
     Routing,
-    Selector,
-    Service,
-    ServicePort,
     VirtualService,
 )
 

@@ -26,15 +26,9 @@ from tests.mesh_events import (
 )
 from xds_server.mesh.events import ConfigurationReplaced, ModelsReported, ModelState, ReportsForgotten
 from xds_server.mesh.mesh import Dirty, Mesh
-from xds_server.mesh.model import (
-    Configuration,
-    Endpoint,
-    EndpointId,
-    Health,
-    Service,
-    ServicePort,
-    StaticModels,
-)
+from xds_server.mesh.model import Endpoint, EndpointId, Health, Service, ServicePort
+from xds_server.mesh.pools import StaticModels
+from xds_server.mesh.routing import Configuration
 
 
 def test_only_ready_rows_are_routed_and_all_are_shown():

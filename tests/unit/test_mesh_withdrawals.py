@@ -15,7 +15,7 @@ from tests.mesh_events import (
 )
 from xds_server.mesh.events import WithdrawalCancelled
 from xds_server.mesh.mesh import Withdrawal
-from xds_server.mesh.model import StaticModels
+from xds_server.mesh.pools import StaticModels
 
 
 def test_a_withdrawal_takes_the_model_off_one_endpoint_only():

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from xds_server.mesh.model import Endpoint, EndpointId, OpenInference, Pool, StaticModels
+from xds_server.mesh.model import Endpoint, EndpointId
+from xds_server.mesh.pools import OpenInference, Pool, StaticModels
 from xds_server.moves.errors import NoRuntimeError, RuntimeRefusedError, RuntimeSilentError
 from xds_server.moves.runtimes import OpenInferenceRuntimes
 

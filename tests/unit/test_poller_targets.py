@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tests.mesh_events import DISCOVERY, configured, eid, endpoint, told
-from xds_server.mesh.model import Endpoint, EndpointId, OpenInference, StaticModels
+from xds_server.mesh.model import Endpoint, EndpointId
+from xds_server.mesh.pools import OpenInference, StaticModels
 from xds_server.sources.runtimes.targets import Target, runtime_url, targets
 
 

@@ -27,17 +27,9 @@ from tests.resources_pictures import (
     the_routes,
     virtual_service,
 )
-from xds_server.mesh.model import (
-    Destination,
-    Fallback,
-    Gateway,
-    GatewayServer,
-    Locality,
-    Routing,
-    Selector,
-    ServicePicture,
-    ServicePort,
-)
+from xds_server.mesh.model import Locality, ServicePicture, ServicePort
+from xds_server.mesh.policies import Fallback, Selector
+from xds_server.mesh.routing import Destination, Gateway, GatewayServer, Routing
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.resources.views import ViewCatalog, entitlement
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER, ROUTE, Node, Snapshot

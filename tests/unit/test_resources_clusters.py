@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 
 from tests.resources_pictures import HOST, KEY, policy, pool
-from xds_server.mesh.model import (
+from xds_server.mesh.model import Protocol, ServicePort
+from xds_server.mesh.policies import (
     Balancer,
     ConnectionPool,
     Fallback,
     OutlierDetection,
     Policy,
-    Pool,
-    Protocol,
     Selector,
-    ServicePort,
     TcpKeepalive,
 )
 from xds_server.resources.balancing import without_criteria
@@ -26,6 +24,9 @@ from xds_server.resources.parts import resource
 from xds_server.resources.rendered import as_dict
 from xds_server.resources.shards import Shard
 from xds_server.xds.model import CLUSTER
+
+if TYPE_CHECKING:
+    from xds_server.mesh.pools import Pool
 
 ANY, NO, DEFAULT = Fallback.ANY_ENDPOINT, Fallback.NO_FALLBACK, Fallback.DEFAULT_SUBSET
 OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"

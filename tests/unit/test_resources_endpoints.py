@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.resources_pictures import HOST, KEY, picture, placed, policy, pool, service
-from xds_server.mesh.model import Endpoint, EndpointId, Locality, PlacedEndpoint, Selector, ServicePort
+from xds_server.mesh.model import Endpoint, EndpointId, Locality, PlacedEndpoint, ServicePort
+from xds_server.mesh.policies import Selector
 from xds_server.resources import endpoints
 from xds_server.resources.endpoints import AssignmentEncoder, MetadataKeys, metadata_keys
 from xds_server.resources.shards import Shard

@@ -7,7 +7,7 @@ import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 import pytest
 
-from xds_server.mesh.model import Tls
+from xds_server.mesh.routing import Tls
 from xds_server.resources.listeners import EVERYWHERE, LOOPBACK, encode_gateway, encode_sidecar
 
 TLS = Tls("/certs/tls.crt", "/certs/tls.key", "/certs/ca.crt")

@@ -24,16 +24,15 @@ from tests.resources_pictures import (
     the_routes,
     virtual_service,
 )
-from xds_server.mesh.model import (
+from xds_server.mesh.model import Protocol, ServicePort
+from xds_server.mesh.routing import (
     Destination,
     Gateway,
     GatewayServer,
     HeaderToKey,
     MatchKind,
-    Protocol,
     Retries,
     RouteMatch,
-    ServicePort,
     StringMatch,
     Tls,
 )
@@ -44,7 +43,8 @@ from xds_server.resources.routes import Claim, RouteEncoder, claimed
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import Route, ServicePicture, VirtualService
+    from xds_server.mesh.model import ServicePicture
+    from xds_server.mesh.routing import Route, VirtualService
     from xds_server.resources.views import ViewCatalog
 
 FILTER = "envoy.filters.http.header_to_metadata"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xds_server.admin.model import ImpliedRecord
-    from xds_server.mesh.model import Gateway, Policy, Route, Routing, VirtualService
+    from xds_server.mesh.policies import Policy
+    from xds_server.mesh.routing import Gateway, Route, Routing, VirtualService
 
 
 def records(routing: Routing) -> list[ImpliedRecord]:

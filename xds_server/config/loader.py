@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from xds_server.config.documents import Document
     from xds_server.config.documents.base import Part
-    from xds_server.mesh.model import Configuration
+    from xds_server.mesh.routing import Configuration
 
 SUFFIXES = (".yaml", ".yml")
 _FIRST_DOCUMENTS = "`xds-server init DIR --replicas HOST:PORT,...` writes a first set"

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import Configuration, EndpointId
+    from xds_server.mesh.model import EndpointId
+    from xds_server.mesh.routing import Configuration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import Discovery, Health, OpenInference
+from xds_server.mesh.model import Health
+from xds_server.mesh.pools import Discovery, OpenInference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,23 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from xds_server.mesh.model import (
-    DEFAULT_MODEL_HEADER,
+from xds_server.mesh.model import Protocol, Service
+from xds_server.mesh.policies import Fallback, Policy, Selector
+from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, Pool
+from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Configuration,
     Destination,
-    Fallback,
     Gateway,
     GatewayServer,
     HeaderToKey,
-    Policy,
-    Pool,
-    Protocol,
     Route,
     RouteMatch,
     Routing,
-    Selector,
-    Service,
     VirtualService,
 )
 

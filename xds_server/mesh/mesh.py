@@ -22,13 +22,15 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.facts import Facts
 from xds_server.mesh.implied import complete
-from xds_server.mesh.model import Configuration, Endpoint, EndpointId, Routing, ServicePicture
 from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.routing import Configuration, Routing
 from xds_server.mesh.service_view import ServiceView
 from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
 
 __all__ = ["Dirty", "EndpointStatus", "Failure", "Mesh", "Withdrawal"]
 

@@ -19,24 +19,16 @@ from xds_server.mesh.health import (
     tolerance,
     waits_until,
 )
-from xds_server.mesh.model import (
-    Endpoint,
-    EndpointId,
-    Health,
-    PlacedEndpoint,
-    Policy,
-    Pool,
-    Service,
-    ServicePicture,
-    StaticModels,
-)
+from xds_server.mesh.model import Endpoint, EndpointId, Health, PlacedEndpoint, Service, ServicePicture
 from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.pools import Pool, StaticModels
 from xds_server.mesh.status import EndpointStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from xds_server.mesh.facts import Facts
+    from xds_server.mesh.policies import Policy
 
 STATIC_SOURCE = "static"
 """The source shown for models that a pool lists itself."""

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from xds_server.mesh.mesh import Mesh, Withdrawal
-    from xds_server.mesh.model import Endpoint, Pool
+    from xds_server.mesh.model import Endpoint
+    from xds_server.mesh.pools import Pool
     from xds_server.moves.ports import Polls, Publishes, Runtimes
     from xds_server.xds.hub import Hub
 

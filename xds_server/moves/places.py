@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import OpenInference
+from xds_server.mesh.pools import OpenInference
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
     CancelledMoveError,
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from xds_server.mesh.events import ModelState
     from xds_server.mesh.mesh import EndpointStatus, Mesh, Withdrawal
-    from xds_server.mesh.model import Endpoint, Pool
+    from xds_server.mesh.model import Endpoint
+    from xds_server.mesh.pools import Pool
 
 _SHOWN = 8
 """How many names an error text lists at most."""

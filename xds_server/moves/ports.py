@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import Endpoint, EndpointId, Pool
+    from xds_server.mesh.model import Endpoint, EndpointId
+    from xds_server.mesh.pools import Pool
 
 
 class Publishes(Protocol):

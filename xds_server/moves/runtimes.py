@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import FailureKind
-from xds_server.mesh.model import OpenInference
+from xds_server.mesh.pools import OpenInference
 from xds_server.moves.errors import NoRuntimeError, RuntimeRefusedError, RuntimeSilentError
 from xds_server.sources.runtimes import open_inference
 from xds_server.sources.runtimes.targets import runtime_url
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import Endpoint, Pool
+    from xds_server.mesh.model import Endpoint
+    from xds_server.mesh.pools import Pool
 
 
 class OpenInferenceRuntimes:

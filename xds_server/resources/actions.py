@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from envoy_data_plane.google.protobuf import Any
 
-    from xds_server.mesh.model import Destination, HeaderToKey, Retries, Route
+    from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
     from xds_server.resources.shards import Shard, Sharding
 
 

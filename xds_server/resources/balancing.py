@@ -14,13 +14,14 @@ import envoy_data_plane.envoy.extensions.load_balancing_policies.random.v3 as ra
 import envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 as round_robin
 import envoy_data_plane.envoy.extensions.load_balancing_policies.subset.v3 as subset
 
-from xds_server.mesh.model import Balancer, Fallback, Policy
+from xds_server.mesh.policies import Balancer, Fallback, Policy
 from xds_server.resources.parts import extension, struct
 
 if TYPE_CHECKING:
     import envoy_data_plane.envoy.config.core.v3 as core
 
-    from xds_server.mesh.model import Pool, Selector
+    from xds_server.mesh.policies import Selector
+    from xds_server.mesh.pools import Pool
 
 _POLICIES = "envoy.load_balancing_policies."
 

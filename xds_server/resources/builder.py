@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import MESH_GATEWAY
+from xds_server.mesh.routing import MESH_GATEWAY
 from xds_server.resources.actions import RouteTimes
 from xds_server.resources.clusters import ClusterEncoder
 from xds_server.resources.endpoints import AssignmentEncoder
@@ -22,7 +22,8 @@ from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xds_server.mesh.model import Routing, ServicePicture
+    from xds_server.mesh.model import ServicePicture
+    from xds_server.mesh.routing import Routing
     from xds_server.xds.model import Resource
 
 

@@ -13,13 +13,16 @@ import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.upstreams.http.v3 as upstreams
 from envoy_data_plane.envoy.type.v3 import Percent
 
-from xds_server.mesh.model import ConnectionPool, Protocol
+from xds_server.mesh.model import Protocol
+from xds_server.mesh.policies import ConnectionPool
 from xds_server.resources.balancing import balancing
 from xds_server.resources.parts import duration, over_ads, packed
 from xds_server.wire import field, string, uint
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import OutlierDetection, Policy, Pool, ServicePort, TcpKeepalive
+    from xds_server.mesh.model import ServicePort
+    from xds_server.mesh.policies import OutlierDetection, Policy, TcpKeepalive
+    from xds_server.mesh.pools import Pool
     from xds_server.resources.shards import Shard
 
 CONNECT_TIMEOUT = 1.0

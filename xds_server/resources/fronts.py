@@ -8,14 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import (
-    DEFAULT_MODEL_HEADER,
-    MESH_GATEWAY,
-    Destination,
-    HeaderToKey,
-    Route,
-    VirtualService,
-)
+from xds_server.mesh.pools import DEFAULT_MODEL_HEADER
+from xds_server.mesh.routing import MESH_GATEWAY, Destination, HeaderToKey, Route, VirtualService
 from xds_server.resources import domains, names
 from xds_server.resources.listeners import encode_gateway, encode_sidecar
 from xds_server.resources.routes import Claim, EncodedRoutes, RouteEncoder, claimed
@@ -23,7 +17,8 @@ from xds_server.resources.routes import Claim, EncodedRoutes, RouteEncoder, clai
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xds_server.mesh.model import Gateway, GatewayServer, Routing, Service
+    from xds_server.mesh.model import Service
+    from xds_server.mesh.routing import Gateway, GatewayServer, Routing
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from xds_server.resources.routes import HEADER_TO_METADATA
 from xds_server.wire import field, string
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import Tls
+    from xds_server.mesh.routing import Tls
 
 MANAGER_TYPE = (
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"

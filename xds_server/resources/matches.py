@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 
-from xds_server.mesh.model import MatchKind, StringMatch
+from xds_server.mesh.routing import MatchKind, StringMatch
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import RouteMatch
+    from xds_server.mesh.routing import RouteMatch
 
 
 def route_match(match: RouteMatch | None) -> route_v3.RouteMatch:

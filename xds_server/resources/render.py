@@ -11,7 +11,7 @@ from xds_server.resources.rendered import all_of
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import Routing
+    from xds_server.mesh.routing import Routing
     from xds_server.resources.views import ViewCatalog
 
 DEFAULT_NODE = Node(id="render", cluster="gateway")

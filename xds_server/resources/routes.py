@@ -20,7 +20,7 @@ from xds_server.wire import field, string
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from xds_server.mesh.model import Route, RouteMatch, VirtualService
+    from xds_server.mesh.routing import Route, RouteMatch, VirtualService
 
 HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
 """The filter's name in the chain; a route's own rules are given under it."""

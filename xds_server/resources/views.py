@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import MESH_GATEWAY
+from xds_server.mesh.routing import MESH_GATEWAY
 from xds_server.resources.parts import CountedType, type_snapshot
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot, TypeSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from xds_server.mesh.model import Gateway, Routing
+    from xds_server.mesh.routing import Gateway, Routing
     from xds_server.resources.fronts import Front
     from xds_server.resources.shards import Shard
     from xds_server.xds.model import Node, Resource

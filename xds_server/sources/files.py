@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xds_server.config.loader import Loaded
     from xds_server.config.problems import Problem
     from xds_server.mesh.events import Event
-    from xds_server.mesh.model import Configuration
+    from xds_server.mesh.routing import Configuration
 
 SOURCE = "files"
 """The name under which the mesh keeps this configuration."""

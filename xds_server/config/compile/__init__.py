@@ -14,7 +14,7 @@ from xds_server.config.compile.policies import compile_policies
 from xds_server.config.compile.pools import compile_pools
 from xds_server.config.compile.routes import compile_virtual_services
 from xds_server.config.compile.services import compile_services
-from xds_server.mesh.model import Configuration
+from xds_server.mesh.routing import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,10 @@ from xds_server.config.problems import describe, join_or
 
 if TYPE_CHECKING:
     from xds_server.config.problems import Path, Place, Problem
-    from xds_server.mesh.model import Endpoint, Gateway, Policy, Pool, Service, VirtualService
+    from xds_server.mesh.model import Endpoint, Service
+    from xds_server.mesh.policies import Policy
+    from xds_server.mesh.pools import Pool
+    from xds_server.mesh.routing import Gateway, VirtualService
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.implied import implied_gateways, may_share_a_node
-from xds_server.mesh.model import MESH_GATEWAY, Gateway, GatewayServer, Tls
+from xds_server.mesh.routing import MESH_GATEWAY, Gateway, GatewayServer, Tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.config.problems import describe
-from xds_server.mesh.model import ConnectionPool, OutlierDetection, Policy, Selector, TcpKeepalive
+from xds_server.mesh.policies import ConnectionPool, OutlierDetection, Policy, Selector, TcpKeepalive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

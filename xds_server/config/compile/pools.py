@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.config.problems import describe, join_or
-from xds_server.mesh.model import Fallback, OpenInference, Pool, StaticModels, join_host_port
+from xds_server.mesh.model import join_host_port
+from xds_server.mesh.policies import Fallback
+from xds_server.mesh.pools import OpenInference, Pool, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
-    from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec, OpenInferencePart
-    from xds_server.mesh.model import Discovery, Policy, Selector
+    from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec
+    from xds_server.config.documents.pool_models import OpenInferencePart
+    from xds_server.mesh.policies import Policy, Selector
+    from xds_server.mesh.pools import Discovery
 
 _STATIC = ("spec", "models", "static")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.config.problems import describe, join_or
-from xds_server.mesh.model import (
+from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Destination,
     HeaderToKey,

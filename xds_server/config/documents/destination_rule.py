@@ -22,7 +22,7 @@ from xds_server.config.documents.base import (
     expected,
 )
 from xds_server.config.problems import Path, render_path
-from xds_server.mesh.model import Balancer, Fallback
+from xds_server.mesh.policies import Balancer, Fallback
 
 DefaultSubset = Annotated[dict[NonEmpty, NonEmpty], Field(min_length=1)]
 

@@ -26,7 +26,7 @@ from xds_server.config.documents.base import (
     only_once,
 )
 from xds_server.config.problems import join_or
-from xds_server.mesh.model import MESH_GATEWAY, MatchKind, StringMatch
+from xds_server.mesh.routing import MESH_GATEWAY, MatchKind, StringMatch
 
 RETRY_ON = (
     "5xx",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import OpenInference, join_host_port
+from xds_server.mesh.model import join_host_port
+from xds_server.mesh.pools import OpenInference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xds_server.mesh.model import Endpoint, EndpointId, Routing, ServicePicture
+    from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
+    from xds_server.mesh.routing import Routing
 
 
 @dataclass(frozen=True, slots=True)
