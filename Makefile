@@ -6,6 +6,8 @@ MLSERVER_VENV ?= .venv-mlserver
 # MLServer 1.7 runs on Python 3.9 to 3.12; name another interpreter when yours is newer.
 MLSERVER_PYTHON ?= $(PYTHON)
 RUNTIME ?= embedded
+# Most tests wait for processes more than they compute; the tests of one file stay together.
+PYTEST_FLAGS ?= -n 3 --dist loadfile
 BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
@@ -64,9 +66,9 @@ envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 --xds xds-server:18000 \
 	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > envoy/gateway-mtls.yaml
 
-lock: $(VENV)/.installed ## resolve the lock files again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --all-extras pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade requirements-mlserver.in -o requirements-mlserver.lock
+lock: $(VENV)/.installed ## resolve the lock files again: make lock [UPGRADE=--upgrade]
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements-mlserver.in -o requirements-mlserver.lock
 
 clean: ## environments and everything that the targets made
 	rm -rf $(VENV) $(MLSERVER_VENV) .demo demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
