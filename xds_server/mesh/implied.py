@@ -10,15 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from xds_server.mesh.model import Protocol, Service
+from xds_server.mesh.naming import with_names
 from xds_server.mesh.policies import Fallback, Policy, Selector
-from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, Pool
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Configuration,
     Destination,
     Gateway,
     GatewayServer,
-    HeaderToKey,
     Route,
     RouteMatch,
     Routing,
@@ -27,6 +26,8 @@ from xds_server.mesh.routing import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from xds_server.mesh.pools import Pool
 
 T = TypeVar("T")
 
@@ -52,7 +53,8 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
-            _with_headers(service, pools) for service in _sorted(virtual_services | more_services).values()
+            replace(each, routes=tuple(with_names(route, pools, services) for route in each.routes))
+            for each in _sorted(virtual_services | more_services).values()
         ),
     )
 
@@ -116,25 +118,6 @@ def _policy(pool: Pool, written: Mapping[str, Policy]) -> Policy:
         return rule
     selector = Selector((pool.subset_key,), pool.not_loaded or Fallback.NO_FALLBACK)
     return replace(rule, selectors=(selector,), implied_by=pool.name)
-
-
-def _with_headers(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:
-    """The header `model` mapped to the pool's key on routes to a pool that map no header themselves."""
-    return replace(service, routes=tuple(_with_header(route, pools) for route in service.routes))
-
-
-def _with_header(route: Route, pools: Mapping[str, Pool]) -> Route:
-    hosts = {destination.host for destination in route.destinations}
-    used = [pools[host] for host in sorted(hosts) if host in pools]
-    if route.header_to_key or not used:
-        return route
-    return replace(
-        route,
-        header_to_key=tuple(
-            HeaderToKey(DEFAULT_MODEL_HEADER, key) for key in sorted({p.subset_key for p in used})
-        ),
-        headers_implied_by=tuple(sorted(pool.name for pool in used)),
-    )
 
 
 def _for_pools(

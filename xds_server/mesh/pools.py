@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from xds_server.mesh.request import MODEL_HEADERS, RequestNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_SUBSET_KEY = "modelmesh.asm.alibabacloud.com"
 """The `envoy.lb` metadata key that holds an endpoint's models unless a pool names another."""
 
-DEFAULT_MODEL_HEADER = "model"
+DEFAULT_MODEL_HEADER = MODEL_HEADERS[0]
 """The request header that names the model on a route that maps no header itself."""
 
 
@@ -56,3 +58,4 @@ class Pool:
     subset_key: str = DEFAULT_SUBSET_KEY
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
+    request: RequestNames = field(default_factory=RequestNames)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.model import Endpoint, Service
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
+    from xds_server.mesh.request import Naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Retries:
 class Route:
     """One entry of a VirtualService's `http`. It matches when any of `matches` does; none = all.
 
+    `naming`: how a request to pools names its model (filled in by mesh/implied.py), None elsewhere.
     `headers_implied_by` names the ModelPools whose default header mapping stands in for one that
     nobody wrote. `timeout` in seconds: 0 disables it, None leaves the server's default.
     """
@@ -120,6 +122,7 @@ class Route:
     headers_implied_by: tuple[str, ...] = ()
     timeout: float | None = None
     retries: Retries | None = None
+    naming: Naming | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 
 from xds_server.resources import names
 from xds_server.resources.actions import RouteTimes, action, header_mapping
+from xds_server.resources.filters import HEADER_TO_METADATA, LUA, MODEL_HEADER
 from xds_server.resources.matches import route_match
+from xds_server.resources.naming import variants
 from xds_server.resources.shards import Shard, Sharding
 from xds_server.wire import field, string
 
@@ -21,10 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
-
-HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
-"""The filter's name in the chain; a route's own rules are given under it."""
-
 
 RouteKey = tuple[str, int, "Route", "RouteMatch | None"]
 """What a route's bytes depend on: its virtual service's name, its place there, itself and the match."""
@@ -100,22 +98,34 @@ class RouteEncoder:
     def _routes(self, owners: Sequence[VirtualService], port: int) -> Iterable[bytes]:
         for owner in owners:
             for route, match, index in _matching(owner, port):
-                yield field(3, self._route(owner, route, match, index))
+                yield self._route(owner, route, match, index)
 
     def _route(self, owner: VirtualService, route: Route, match: RouteMatch | None, index: int) -> bytes:
         key = (owner.name, index, route, match)
         encoded = self._encoded.get(key) or self._known.get(key)
         if encoded is None:
-            mapping = header_mapping(route.header_to_key)
-            message = route_v3.Route(
-                name=names.route(owner.name, route.name, index),
-                match=route_match(match),
-                route=action(route, self._times, self._sharding),
-                typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
-            )
-            encoded = bytes(message)
+            messages = self._messages(names.route(owner.name, route.name, index), route, match)
+            encoded = b"".join(field(3, bytes(message)) for message in messages)
         self._encoded[key] = encoded
         return encoded
+
+    def _messages(self, name: str, route: Route, match: RouteMatch | None) -> Iterable[route_v3.Route]:
+        """Make the Envoy routes of one match: one, or for pools several (naming.py)."""
+        taken = route.naming.keys if route.naming is not None else ()
+        mapping = header_mapping([each for each in route.header_to_key if each.key not in taken])
+        mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
+        reroute = _depends_on_model(action(route, self._times, self._sharding))
+        for variant in variants(route.naming, reroute=reroute):
+            asked, sent = route_match(match), action(route, self._times, self._sharding)
+            asked.headers = [*asked.headers, *variant.headers]
+            yield route_v3.Route(
+                name=name + variant.suffix,
+                match=asked,
+                route=sent,
+                typed_per_filter_config={**mapped, **variant.filters},
+                request_headers_to_remove=[MODEL_HEADER] if LUA in variant.filters else [],
+                request_body_buffer_limit=variant.max_body,
+            )
 
     def _uses(self, owner: VirtualService, port: int) -> set[Shard]:
         return {
@@ -123,6 +133,11 @@ class RouteEncoder:
             for route, _, _ in _matching(owner, port)
             for each in route.destinations
         }
+
+
+def _depends_on_model(sent: route_v3.RouteAction) -> bool:
+    """Whether a hash of the model picks the cluster: then it is picked again once the model is known."""
+    return bool(sent.weighted_clusters and sent.weighted_clusters.use_hash_policy)
 
 
 def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMatch | None, int]]:
