@@ -72,12 +72,14 @@ async def find_access(login: Login) -> Access:
 def _find_access(login: Login) -> Access:
     from kubernetes.aio import client, config  # noqa: PLC0415 - see the package's docstring
     from kubernetes.aio.client.rest import RESTClientObject  # noqa: PLC0415
+    from kubernetes.aio.config.incluster_config import InClusterConfigLoader  # noqa: PLC0415
 
     wanted = client.Configuration()
     try:
         if login.in_cluster():
-            load_in_cluster: Any = config.load_incluster_config  # untyped
-            load_in_cluster(client_configuration=wanted, try_refresh_token=False)
+            loader: Any = InClusterConfigLoader  # untyped
+            token, ca = str(SERVICE_ACCOUNT / "token"), str(SERVICE_ACCOUNT / "ca.crt")
+            loader(token, ca, try_refresh_token=False).load_and_set(wanted)
         else:
             load: Any = config.load_kube_config  # untyped
             file = _kubeconfig(login)
