@@ -26,6 +26,8 @@ from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource
+from xds_server.sources.modelmesh.source import ModelMeshSource
+from xds_server.sources.modelmesh.source import targets as modelmesh_targets
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import targets
 from xds_server.transport.server import XdsServer
@@ -79,6 +81,7 @@ class Server:
         self.builder = Builder(BuildOptions(access_log=options.access_log))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
+        self.modelmesh = ModelMeshSource(self._emit, on_error=self._fail, clock=self._clock)
         self.files = FilesSource(options.config, self._emit, lambda _problems: None, clock=self._clock)
         self.mover = Mover(
             self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments, clock=self._clock
@@ -162,12 +165,15 @@ class Server:
             self._expiry.cancel()
         await self.mover.close()
         await self.poller.close()
+        await self.modelmesh.close()
         await self.xds.stop(self.options.stop_limit)
         await self.admin.stop()
 
     async def _first_sync(self) -> None:
         self.readiness.reason = "every runtime is being asked once"
-        await self.poller.first_round(FIRST_ROUND_LIMIT)
+        async with asyncio.TaskGroup() as rounds:
+            for source in (self.poller, self.modelmesh):
+                rounds.create_task(source.first_round(FIRST_ROUND_LIMIT), name="first-round")
         serial = self.publisher.start()
         self.xds.serving(ready=True)
         # What is in memory by now stays, mostly classes of the message library: a full collection that goes
@@ -181,6 +187,7 @@ class Server:
         self.mesh.apply(event)
         if isinstance(event, ConfigurationReplaced):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
+            self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
         self._arm_expiry()
 
     def _on_change(self) -> None:

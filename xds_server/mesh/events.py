@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xds_server.mesh.known import KnownModel
     from xds_server.mesh.model import EndpointId
     from xds_server.mesh.routing import Configuration
 
@@ -91,6 +92,15 @@ class ReportsForgotten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsKnown:
+    """`source` now says that these are the names that clients of `service` may ask for, loaded or not."""
+
+    service: str
+    source: str
+    models: tuple[KnownModel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WithdrawalStarted:
     """`model` is to get no new requests on `endpoint` until the withdrawal ends.
 
@@ -115,6 +125,7 @@ Event = (
     | ModelsReported
     | ReportFailed
     | ReportsForgotten
+    | ModelsKnown
     | WithdrawalStarted
     | WithdrawalCancelled
 )

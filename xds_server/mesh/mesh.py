@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from xds_server.mesh.events import (
     ConfigurationReplaced,
     Event,
+    ModelsKnown,
     ModelsReported,
     ReportFailed,
     ReportsForgotten,
@@ -23,7 +24,9 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.facts import Facts
 from xds_server.mesh.implied import complete
+from xds_server.mesh.known import joined
 from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.pools import ModelMesh
 from xds_server.mesh.routing import Configuration, Routing
 from xds_server.mesh.service_view import ServiceView
 from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
@@ -31,6 +34,7 @@ from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from xds_server.mesh.known import KnownModel
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
 
 __all__ = ["Dirty", "EndpointStatus", "Failure", "Mesh", "Withdrawal"]
@@ -49,6 +53,7 @@ class Mesh:
         self._on_change = on_change
         self._facts = Facts()
         self._configurations: dict[str, Configuration] = {}
+        self._known: dict[str, dict[str, tuple[KnownModel, ...]]] = {}
         self._routing = Routing()
         self._views: dict[str, ServiceView] = {}
         self._by_address: dict[str, tuple[Endpoint, ...]] = {}
@@ -72,6 +77,8 @@ class Mesh:
             case ReportsForgotten():
                 if self._facts.forget(event):
                     self._touch(event.endpoint, turned=True)
+            case ModelsKnown():
+                self._known.setdefault(event.service, {})[event.source] = event.models
             case WithdrawalStarted():
                 self._cancel(event.id)
                 if self._facts.withdraw(event):
@@ -134,6 +141,22 @@ class Mesh:
         view = self._views[host]
         self._settle(host)
         return view.status()
+
+    def known_models(self, host: str) -> Mapping[str, KnownModel]:
+        """Every model that clients of a ModelMesh may ask for, loaded or not, by name. KeyError if unknown.
+
+        Empty where nobody tells: then a name that no replica has is not known to be wrong.
+        """
+        picture = self.service(host)
+        if picture.pool is None or not isinstance(picture.pool.discovery, ModelMesh):
+            return {}
+        told = self._known.get(host, {})
+        return joined(
+            self._routing.declared,
+            [told[source] for source in sorted(told)],
+            picture.service.namespace,
+            (model for placed in picture.endpoints for model in placed.models),
+        )
 
     def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
         """The endpoints of which any port is HOST:PORT, of one service or of all; sorted by id."""

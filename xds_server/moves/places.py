@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.pools import OpenInference
+from xds_server.mesh.pools import ModelMesh, OpenInference, StaticModels
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
     CancelledMoveError,
@@ -128,10 +128,18 @@ def runtime_pool(mesh: Mesh, endpoint: Endpoint) -> Pool:
         raise NoRuntimeError(
             f"service {endpoint.id.service} has no ModelPool: nothing is known of a runtime at {endpoint.id}"
         )
-    if not isinstance(pool.discovery, OpenInference):
+    if isinstance(pool.discovery, StaticModels):
         raise NoRuntimeError(
             f"ModelPool {pool.name} lists its models itself (models.static): there is no runtime API to "
             "load or unload through; change the document instead"
+        )
+    if isinstance(pool.discovery, ModelMesh):
+        raise NoRuntimeError(
+            f"ModelPool {pool.name} is ModelMesh's (models.modelMesh): it alone decides which pod loads what"
+        )
+    if not isinstance(pool.discovery, OpenInference):
+        raise NoRuntimeError(
+            f"ModelPool {pool.name} is told of its models: there is no runtime API to load or unload through"
         )
     return pool
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xds_server.config.compile.modelmesh import model_mesh, open_inference
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
-from xds_server.mesh.pools import OpenInference, Pool, StaticModels
+from xds_server.mesh.pools import Pool, Push, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
     from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec
-    from xds_server.config.documents.pool_models import OpenInferencePart
     from xds_server.mesh.policies import Policy, Selector
     from xds_server.mesh.pools import Discovery
 
-_STATIC = ("spec", "models", "static")
+_MODELS = ("spec", "models")
+_STATIC = (*_MODELS, "static")
 
 
 def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context) -> None:
@@ -92,26 +93,14 @@ def _mend(policy: Policy, key: str) -> str:
 def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:
     models = document.spec.models
     if models.open_inference is not None:
-        _check_port(document, host, context, models.open_inference)
-        part = models.open_inference
-        return OpenInference(part.port, part.scheme.value, part.interval, part.timeout, part.grace)
-    return StaticModels(_placements(document, host, context))
-
-
-def _check_port(
-    document: Document[ModelPoolSpec], host: str, context: Context, part: OpenInferencePart
-) -> None:
-    """A port's name must be known to every endpoint."""
-    endpoints = context.endpoints[host]
-    lacking = [endpoint for endpoint in endpoints if part.port not in endpoint.ports]
-    if isinstance(part.port, str) and lacking:
-        common = sorted(set.intersection(*(set(endpoint.ports) for endpoint in endpoints)))
-        problem = document.place.problem(
-            ("spec", "models", "openInference", "port"),
-            f"{describe(part.port)}, which endpoint {lacking[0].id} of {host} has no port for",
-            f"a name in the ports of every endpoint: {join_or(common)}",
+        return open_inference(
+            document.place, _MODELS, models.open_inference, context.endpoints[host], context
         )
-        context.problems.append(problem)
+    if models.model_mesh is not None:
+        return model_mesh(document.place, _MODELS, models.model_mesh, context.endpoints[host], context)
+    if models.push is not None:
+        return Push(models.push.grace)
+    return StaticModels(_placements(document, host, context))
 
 
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:

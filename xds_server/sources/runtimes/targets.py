@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import join_host_port
-from xds_server.mesh.pools import OpenInference
+from xds_server.mesh.pools import ModelMesh, OpenInference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
+    from xds_server.mesh.pools import Discovery
     from xds_server.mesh.routing import Routing
 
 
@@ -32,11 +33,19 @@ def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[En
     """
     found: dict[EndpointId, Target] = {}
     for host, pool in routing.pools.items():
-        if host in services and isinstance(pool.discovery, OpenInference):
+        asked = asked_of(pool.discovery)
+        if host in services and asked is not None:
             for placed in services[host].endpoints:
-                url = runtime_url(placed.endpoint, pool.discovery)
-                found[placed.endpoint.id] = Target(url, pool.discovery.interval, pool.discovery.timeout)
+                url = runtime_url(placed.endpoint, asked)
+                found[placed.endpoint.id] = Target(url, asked.interval, asked.timeout)
     return found
+
+
+def asked_of(discovery: Discovery) -> OpenInference | None:
+    """How the runtimes of a pool are asked, also if only to confirm; None where they are not."""
+    if isinstance(discovery, ModelMesh):
+        return discovery.confirm
+    return discovery if isinstance(discovery, OpenInference) else None
 
 
 def runtime_url(endpoint: Endpoint, discovery: OpenInference) -> str:
