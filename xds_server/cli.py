@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xds_server import __version__
+from xds_server import __version__, cli_plan
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
     DEFAULT_XDS,
@@ -154,6 +154,15 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         action="store_true",
         help="ask the runtimes once, so that their models are in the output",
     )
+
+    sub = _add(
+        commands,
+        "plan",
+        cli_plan.run,
+        "predict layout, rebuild time, bytes and memory for a fleet that you have in mind",
+        epilog=cli_plan.EPILOG,
+    )
+    cli_plan.add_plan_options(sub)
 
 
 def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
