@@ -52,8 +52,10 @@ def test_a_bad_spec_says_what_and_where():
     ]
     assert conditions(changed(generation=1), problems=problems)["Accepted"] == (
         *("False", "Invalid"),
-        "spec.host: found nothing; expected a value, since the field is required; "
-        "spec.modles: found an unknown field; expected host, models, onMiss",
+        (
+            "spec.host: found nothing; expected a value, since the field is required; "
+            "spec.modles: found an unknown field; expected host, models, onMiss"
+        ),
     )
 
 

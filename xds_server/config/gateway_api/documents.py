@@ -21,7 +21,8 @@ from xds_server.config.documents.base import (
     Weight,
     expected,
 )
-from xds_server.config.documents.virtual_service import check_regexfrom xds_server.config.problems import describe
+from xds_server.config.documents.virtual_service import check_regex
+from xds_server.config.problems import describe
 
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 POOL_GROUP = "xds-server.dev"
