@@ -52,14 +52,14 @@ class HeaderType(StrEnum):
     REGULAR_EXPRESSION = "RegularExpression"
 
 
-class PathMatchPart(Part):
+class HttpPathMatchPart(Part):
     """A comparison with the path, without its query."""
 
     type: Annotated[PathType, BeforeValidator(OneOf(PathType))] = PathType.PATH_PREFIX
     value: NonEmpty = "/"
 
     @model_validator(mode="after")
-    def _fits_its_type(self) -> PathMatchPart:
+    def _fits_its_type(self) -> HttpPathMatchPart:
         if self.type is PathType.REGULAR_EXPRESSION:
             check_regex(self.value)
         elif not self.value.startswith("/"):
@@ -67,7 +67,7 @@ class PathMatchPart(Part):
         return self
 
 
-class HeaderMatchPart(Part):
+class HttpHeaderMatchPart(Part):
     """A comparison with a header."""
 
     type: Annotated[HeaderType, BeforeValidator(OneOf(HeaderType))] = HeaderType.EXACT
@@ -75,17 +75,17 @@ class HeaderMatchPart(Part):
     value: AnyText
 
     @model_validator(mode="after")
-    def _fits_its_type(self) -> HeaderMatchPart:
+    def _fits_its_type(self) -> HttpHeaderMatchPart:
         if self.type is HeaderType.REGULAR_EXPRESSION:
             check_regex(self.value)
         return self
 
 
-class RouteMatchPart(Part):
+class HttpRouteMatchPart(Part):
     """Conditions that must all hold."""
 
-    path: PathMatchPart = Field(default_factory=PathMatchPart)
-    headers: list[HeaderMatchPart] = Field(default_factory=list)
+    path: HttpPathMatchPart = Field(default_factory=HttpPathMatchPart)
+    headers: list[HttpHeaderMatchPart] = Field(default_factory=list)
     query_params: Unsupported = None
     method: Annotated[str, BeforeValidator(Text("an HTTP method in capitals", r"[A-Z]+", 16))] | None = None
 
@@ -113,7 +113,7 @@ class RulePart(Part):
     """What it matches (one of `matches`), and where that goes."""
 
     name: NonEmpty | None = None
-    matches: list[RouteMatchPart] = Field(default_factory=lambda: [RouteMatchPart()])
+    matches: list[HttpRouteMatchPart] = Field(default_factory=lambda: [HttpRouteMatchPart()])
     filters: Unsupported = None
     backend_refs: list[BackendRefPart] = Field(default_factory=list)
     timeouts: TimeoutsPart = Field(default_factory=TimeoutsPart)

@@ -8,13 +8,13 @@ from xds_server.config.gateway_api.documents import HeaderType, PathType
 from xds_server.mesh.routing import MatchKind, RouteMatch, StringMatch
 
 if TYPE_CHECKING:
-    from xds_server.config.gateway_api.documents import HeaderMatchPart, RouteMatchPart
+    from xds_server.config.gateway_api.documents import HttpHeaderMatchPart, HttpRouteMatchPart
 
 _PATH_RANK = {PathType.EXACT: 0, PathType.REGULAR_EXPRESSION: 1, PathType.PATH_PREFIX: 2}
 """What is tried first. The API leaves the place of regular expressions open."""
 
 
-def precedence(match: RouteMatchPart) -> tuple[int, int, int, int]:
+def precedence(match: HttpRouteMatchPart) -> tuple[int, int, int, int]:
     """Sorts matches: exact paths, longer ones, those with a method, those with more headers."""
     return (
         _PATH_RANK[match.path.type],
@@ -24,7 +24,7 @@ def precedence(match: RouteMatchPart) -> tuple[int, int, int, int]:
     )
 
 
-def translate(match: RouteMatchPart, port: int) -> tuple[RouteMatch, ...]:
+def translate(match: HttpRouteMatchPart, port: int) -> tuple[RouteMatch, ...]:
     """The matches that hold where this one does, on a listener's port; a path prefix needs two of them."""
     headers: dict[str, StringMatch] = {}
     for header in match.headers:
@@ -35,12 +35,12 @@ def translate(match: RouteMatchPart, port: int) -> tuple[RouteMatch, ...]:
     return tuple(RouteMatch(port=port, uri=path, headers=ordered) for path in _paths(match))
 
 
-def _header(part: HeaderMatchPart) -> StringMatch:
+def _header(part: HttpHeaderMatchPart) -> StringMatch:
     kind = MatchKind.EXACT if part.type is HeaderType.EXACT else MatchKind.REGEX
     return StringMatch(kind, part.value)
 
 
-def _paths(match: RouteMatchPart) -> list[StringMatch | None]:
+def _paths(match: HttpRouteMatchPart) -> list[StringMatch | None]:
     value = match.path.value
     if match.path.type is PathType.EXACT:
         return [StringMatch(MatchKind.EXACT, value)]

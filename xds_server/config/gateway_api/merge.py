@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from xds_server.config.gateway_api.attach import Attachment
-    from xds_server.config.gateway_api.documents import RouteMatchPart, TimeoutsPart
+    from xds_server.config.gateway_api.documents import HttpRouteMatchPart, TimeoutsPart
     from xds_server.config.gateway_api.listeners import ListenerPlace
 
 _RETRIES = 2
@@ -50,7 +50,7 @@ def _routes(host: str, place: ListenerPlace, attachments: Iterable[Attachment]) 
     return [_route(each, match, place.port) for _, each, match in entries]
 
 
-def _route(attachment: Attachment, match: RouteMatchPart, port: int) -> Route:
+def _route(attachment: Attachment, match: HttpRouteMatchPart, port: int) -> Route:
     rule = attachment.rule
     return Route(
         name=f"{attachment.route}/{rule.name or attachment.index}",
