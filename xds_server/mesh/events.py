@@ -24,12 +24,16 @@ class ConfigurationReplaced:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelState:
-    """One row of a repository index: `state` as the runtime says it, normalised to upper case."""
+    """One row of what a runtime lists: `state` as the runtime says it, normalised to upper case.
+
+    `base`: the model that this one is an adapter of, where the runtime tells.
+    """
 
     name: str
     version: str = ""
     state: str = "READY"
     reason: str = ""
+    base: str = ""
 
     @property
     def ready(self) -> bool:

@@ -24,7 +24,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import Health
-from xds_server.mesh.pools import Discovery, OpenInference
+from xds_server.mesh.pools import Asked, Discovery
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,7 @@ class Tolerance:
     patience: float
 
     @classmethod
-    def of(cls, discovery: OpenInference) -> Tolerance:
+    def of(cls, discovery: Asked) -> Tolerance:
         """The window covers two polls, since endpoints are polled at different phases."""
         window = max(2 * (discovery.interval + discovery.timeout), discovery.grace)
         return cls(discovery.grace, window, min(discovery.grace, PATIENCE))
@@ -57,7 +57,7 @@ class Tolerance:
 
 def tolerance(discovery: Discovery | None) -> Tolerance | None:
     """The tolerance of a pool whose runtimes are asked; None where nobody is asked."""
-    return Tolerance.of(discovery) if isinstance(discovery, OpenInference) else None
+    return Tolerance.of(discovery) if isinstance(discovery, Asked) else None
 
 
 @dataclass(frozen=True, slots=True)
