@@ -117,7 +117,35 @@ class StaticModels:
     models: Mapping[str, tuple[str, ...]]
 
 
-Discovery = Asked | StaticModels
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """The pods' annotations say it, one for each writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A reporter beside each runtime says it. `grace`: as above, for what the reporter finds; seconds."""
+
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMesh:
+    """ModelMesh's registry in etcd says it; a copy counts `loaded_after` seconds after its load began.
+
+    `connection_file`: the `etcd_connection` JSON; `prefix`: of the service's keys, below the file's
+    root_prefix, with a slash at its end. `confirm` and `push`: runtimes that are asked, and reporters,
+    which make it exact.
+    """
+
+    connection_file: str
+    prefix: str
+    loaded_after: float = 30.0
+    confirm: Asked | None = None
+    push: bool = False
+
+
+Discovery = Asked | StaticModels | Annotations | Push | ModelMesh
 
 
 @dataclass(frozen=True, slots=True)
