@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BALANCED = (("mm-balanced", "true"), ("grpc-metadata-mm-balanced", "true"))
-"""The request headers by which ModelMesh keeps a request on the pod that it comes to, if that can serve it."""
+"""Request headers by which ModelMesh keeps a request on the pod that it comes to, if that can serve it."""
 
 
 def complete(configurations: Iterable[Configuration]) -> Routing:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.config.compile.modelmesh import model_mesh, open_inference
+from pydantic.alias_generators import to_camel
+
+from xds_server.config.compile.modelmesh import model_mesh
+from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
@@ -91,20 +94,27 @@ def _mend(policy: Policy, key: str) -> str:
 
 
 def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:
-    models = document.spec.models
-    if models.open_inference is not None:
-        return open_inference(
-            document.place, _MODELS, models.open_inference, context.endpoints[host], context
-        )
+    models, endpoints = document.spec.models, context.endpoints[host]
     if models.model_mesh is not None:
-        return model_mesh(document.place, _MODELS, models.model_mesh, context.endpoints[host], context)
+        return model_mesh(document.place, models.model_mesh, endpoints, context)
     if models.push is not None:
         return Push(models.push.grace)
+    way = asked(models)
+    if way is not None:
+        field, discovery = way
+        check_port(document.place, (*_MODELS, to_camel(field), "port"), discovery.port, endpoints, context)
+        return discovery
     return StaticModels(_placements(document, host, context))
 
 
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:
-    """Models by endpoint id, whichever of the endpoint's ports the document names it by."""
+    """Models by endpoint id, whichever of the endpoint's ports the document names it by.
+
+    Endpoints that another source declares may come later: they are taken by the names given.
+    """
+    if context.is_elsewhere(host):
+        written = document.spec.models.static or {}
+        return {name: tuple(sorted(written[name])) for name in sorted(written)}
     known = {
         join_host_port(endpoint.id.address, port): str(endpoint.id)
         for endpoint in context.endpoints[host]

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, model_validator
 
-from xds_server.config.documents.base import Duration, Name, Namespace, Part, Text
-from xds_server.config.documents.pool_open_inference import OpenInferencePart
+from xds_server.config.documents.base import Duration, Name, Namespace, Part, Text, expected
+from xds_server.config.documents.pool_runtimes import OpenInferencePart, OpenVinoPart
 
 AbsolutePath = Annotated[str, BeforeValidator(Text("an absolute path, where the server runs", r"/.+", 4096))]
 
-_CONFIRMS = frozenset({"openInference", "push"})
+_CONFIRMS = frozenset({"openInference", "openVino", "push"})
 """The fields of ModelMeshPart that mean something with nothing under them."""
 
 
@@ -35,6 +35,7 @@ class ModelMeshPart(Part):
     namespace: Namespace | None = None
     load_timeout: Duration = 90.0
     open_inference: OpenInferencePart | None = None
+    open_vino: OpenVinoPart | None = None
     push: PushPart | None = None
 
     @model_validator(mode="before")
@@ -43,3 +44,9 @@ class ModelMeshPart(Part):
         if isinstance(value, dict):
             return {key: {} if each is None and key in _CONFIRMS else each for key, each in value.items()}
         return value
+
+    @model_validator(mode="after")
+    def _one_runtime(self) -> ModelMeshPart:
+        if self.open_inference is not None and self.open_vino is not None:
+            raise expected("one runtime to ask", "openInference and openVino")
+        return self

@@ -9,13 +9,36 @@ from pydantic.alias_generators import to_camel
 
 from xds_server.config.documents.base import NonEmpty, Once, Part, expected
 from xds_server.config.documents.pool_modelmesh import ModelMeshPart, PushPart
-from xds_server.config.documents.pool_open_inference import OpenInferencePart
+from xds_server.config.documents.pool_runtimes import (
+    KServePart,
+    LlamaCppPart,
+    OllamaPart,
+    OpenAIPart,
+    OpenInferencePart,
+    OpenVinoPart,
+    TensorFlowServingPart,
+    TorchServePart,
+)
 from xds_server.config.problems import join_or
 
-WAYS = ("open_inference", "model_mesh", "push", "static")
+WAYS = (
+    "open_inference",
+    "openai",
+    "llama_cpp",
+    "ollama",
+    "tensorflow_serving",
+    "torch_serve",
+    "open_vino",
+    "kserve",
+    "model_mesh",
+    "push",
+    "static",
+)
 """The fields of ModelsPart of which exactly one is given."""
 
-ALL_DEFAULTS = frozenset({"openInference", "push"})
+ALL_DEFAULTS = frozenset(
+    {"openInference", "openai", "llamaCpp", "ollama", "torchServe", "openVino", "kserve", "push"}
+)
 """Those that mean something with nothing under them."""
 
 ModelNames = Annotated[list[NonEmpty], AfterValidator(Once("model"))]
@@ -25,6 +48,13 @@ class ModelsPart(Part):
     """Exactly one way to learn what is loaded where."""
 
     open_inference: OpenInferencePart | None = None
+    openai: OpenAIPart | None = None
+    llama_cpp: LlamaCppPart | None = None
+    ollama: OllamaPart | None = None
+    tensorflow_serving: TensorFlowServingPart | None = None
+    torch_serve: TorchServePart | None = None
+    open_vino: OpenVinoPart | None = None
+    kserve: KServePart | None = None
     model_mesh: ModelMeshPart | None = None
     push: PushPart | None = None
     static: dict[NonEmpty, ModelNames] | None = None
