@@ -168,7 +168,7 @@ async def _ask(
 ) -> T:
     call = channel.unary_unary(f"/etcdserverpb.{method}", request_serializer=bytes)
     try:
-        answer: bytes = await call(request, timeout=ANSWER_WITHIN, metadata=metadata, wait_for_ready=True)
+        answer: bytes = await call(request, timeout=ANSWER_WITHIN, metadata=metadata)
     except grpc.RpcError as error:
         raise EtcdError(_said(error)) from error
     return kind.parse(answer)
