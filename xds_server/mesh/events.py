@@ -38,10 +38,11 @@ class EndpointsChanged:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelState:
-    """One row of a repository index: `state` as the runtime says it, normalised to upper case.
+    """One row of what a runtime lists: `state` as the runtime says it, normalised to upper case.
 
     `ready_at`: when (epoch seconds) a row that is not READY counts as such by its age; infinity: never.
     `runtime_name`: what the runtime calls the model, where clients call it by another name.
+    `base`: the model that this one is an adapter of, where the runtime tells.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelState:
     reason: str = ""
     ready_at: float = inf
     runtime_name: str = ""
+    base: str = ""
 
     @property
     def ready(self) -> bool:

@@ -31,7 +31,7 @@ from xds_server.mesh.model import Health
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xds_server.mesh.pools import OpenInference
+    from xds_server.mesh.pools import Asked
     from xds_server.mesh.reports import Record
     from xds_server.mesh.status import Failure
 
@@ -52,7 +52,7 @@ class Tolerance:
     patience: float
 
     @classmethod
-    def of(cls, discovery: OpenInference) -> Tolerance:
+    def of(cls, discovery: Asked) -> Tolerance:
         """The window covers two polls, since endpoints are polled at different phases."""
         window = max(2 * (discovery.interval + discovery.timeout), discovery.grace)
         return cls(discovery.grace, window, min(discovery.grace, PATIENCE))

@@ -32,7 +32,7 @@ from xds_server.mesh.health import (
 )
 from xds_server.mesh.model import Health
 from xds_server.mesh.origins import Origin, origin_of
-from xds_server.mesh.pools import Annotations, ModelMesh, OpenInference, Push
+from xds_server.mesh.pools import Annotations, Asked, ModelMesh, Push
 from xds_server.mesh.reports import Record, leading
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Way:
 def way_of(discovery: Discovery | None) -> Way | None:
     """The way of a pool that learns its models; None where there is nothing to learn."""
     match discovery:
-        case OpenInference():
+        case Asked():
             return Way(Origin.ASKED, Tolerance.of(discovery))
         case Annotations():
             return Way(Origin.ANNOTATION, _TOLD)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,18 +19,95 @@ DEFAULT_MODEL_HEADER = "model"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenInference:
-    """Discovery through the repository index of the Open Inference Protocol (KServe V2).
+class SecretHeader:
+    """A request header whose value is in a file, read by this server at each question."""
+
+    name: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Discovery by asking each endpoint's runtime; what it speaks is the subclass.
 
     `port`: a name in the endpoint's ports, a number, or None for the traffic port.
     Times in seconds. `grace`: how long a replica that times out keeps its models.
     """
+
+    source: ClassVar[str] = ""
+    """The name under which the mesh keeps what such a runtime tells."""
 
     port: str | int | None = None
     scheme: str = "http"
     interval: float = 1.0
     timeout: float = 2.0
     grace: float = 10.0
+    header: SecretHeader | None = None
+
+
+class OpenInferenceProtocol(StrEnum):
+    """How the Open Inference Protocol's repository API is spoken to."""
+
+    REST = "REST"
+    GRPC = "GRPC"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInference(Asked):
+    """The repository index of the Open Inference Protocol (KServe V2): MLServer, Triton."""
+
+    source: ClassVar[str] = "open-inference"
+    protocol: OpenInferenceProtocol = OpenInferenceProtocol.REST
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI(Asked):
+    """The list of models and adapters of OpenAI-style servers: vLLM, SGLang."""
+
+    source: ClassVar[str] = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCpp(Asked):
+    """The router mode of llama.cpp's server."""
+
+    source: ClassVar[str] = "llama-cpp"
+
+
+@dataclass(frozen=True, slots=True)
+class Ollama(Asked):
+    """Ollama's list of what is in memory."""
+
+    source: ClassVar[str] = "ollama"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFlowServing(Asked):
+    """TensorFlow Serving, which lists nothing: `models` are asked for one by one."""
+
+    source: ClassVar[str] = "tensorflow-serving"
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TorchServe(Asked):
+    """TorchServe's management API."""
+
+    source: ClassVar[str] = "torch-serve"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVino(Asked):
+    """OpenVINO Model Server's configuration API."""
+
+    source: ClassVar[str] = "open-vino"
+
+
+@dataclass(frozen=True, slots=True)
+class KServe(Asked):
+    """KServe's own Python server."""
+
+    source: ClassVar[str] = "kserve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +141,11 @@ class ModelMesh:
     connection_file: str
     prefix: str
     loaded_after: float = 30.0
-    confirm: OpenInference | None = None
+    confirm: Asked | None = None
     push: bool = False
 
 
-Discovery = OpenInference | StaticModels | Annotations | Push | ModelMesh
+Discovery = Asked | StaticModels | Annotations | Push | ModelMesh
 
 
 @dataclass(frozen=True, slots=True)

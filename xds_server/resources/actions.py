@@ -9,6 +9,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
 
+from xds_server.mesh.routing import UNRESOLVED
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ def action(route: Route, times: RouteTimes, sharding: Sharding) -> route_v3.Rout
         idle_timeout=duration(max(times.idle, timeout)),
         retry_policy=_retry_policy(route.retries),
     )
+    if any(each.host == UNRESOLVED for each in route.destinations):
+        common.cluster_not_found_response_code = (
+            route_v3.RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR
+        )
     weights = _weights(route.destinations, sharding)
     if len(weights) == 1:
         common.cluster = next(iter(weights)).name
