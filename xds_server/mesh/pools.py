@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xds_server.mesh.layout import AUTO, PoolLayout
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -56,3 +58,4 @@ class Pool:
     subset_key: str = DEFAULT_SUBSET_KEY
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
+    layout: PoolLayout = AUTO

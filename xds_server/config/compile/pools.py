@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
 from xds_server.mesh.pools import OpenInference, Pool, StaticModels
@@ -43,6 +44,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            layout=PoolLayout(spec.layout.type, spec.layout.shards, spec.layout.budget),
         )
 
 
