@@ -8,6 +8,7 @@ of events with different keys does not matter. No I/O and no clock here: times c
 from __future__ import annotations
 
 import heapq
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ class Mesh:
         self._routing = Routing()
         self._views: dict[str, ServiceView] = {}
         self._by_address: dict[str, tuple[Endpoint, ...]] = {}
-        self._deadlines: list[tuple[float, EndpointId, float]] = []
+        self._deadlines: list[tuple[float, EndpointId]] = []
         self._incomplete: dict[str, float] = {}
         self._unsettled: set[str] = set()
         self._dirty: set[str] = set()
@@ -81,20 +82,22 @@ class Mesh:
                 self._configure(event)
 
     def expire(self, now: float) -> None:
-        """End the graces, and the waits for silent endpoints, that are over at `now` (epoch seconds)."""
+        """Let the graces, ages and waits for silent endpoints end that are over at `now` (epoch seconds)."""
         self._facts.now = now
         for host in [host for host, until in self._incomplete.items() if until <= now]:
             del self._incomplete[host]
             self._mark(host)
         while self._deadlines and self._deadlines[0][0] <= now:
-            self._touch(heapq.heappop(self._deadlines)[1])
+            endpoint = heapq.heappop(self._deadlines)[1]
+            self._touch(endpoint)
+            self._await_deadline(endpoint)
 
     def next_deadline(self) -> float | None:
         """When `expire` next matters (epoch seconds), as of the last look; None while nothing is waiting."""
         while self._deadlines:
-            _, endpoint, since = self._deadlines[0]
-            record = self._facts.record(endpoint)
-            if record is not None and record.failure is not None and record.failure.since == since:
+            at, endpoint = self._deadlines[0]
+            view = self._views.get(endpoint.service)
+            if view is not None and view.deadline(endpoint) == at:
                 break
             heapq.heappop(self._deadlines)
         graces = [self._deadlines[0][0]] if self._deadlines else []
@@ -149,11 +152,12 @@ class Mesh:
         ended = self._facts.end_withdrawals(event.endpoint)
         if turned or changed or ended:
             self._touch(event.endpoint, turned=turned)
+            self._await_deadline(event.endpoint)
 
     def _fail(self, event: ReportFailed) -> None:
         turned = self._facts.fail(event)
         if turned:
-            self._await_deadline(event.endpoint, event.at)
+            self._await_deadline(event.endpoint)
         self._touch(event.endpoint, turned=turned)
 
     def _cancel(self, withdrawal: str) -> None:
@@ -161,10 +165,10 @@ class Mesh:
         if endpoint is not None:
             self._touch(endpoint)
 
-    def _await_deadline(self, endpoint: EndpointId, since: float) -> None:
+    def _await_deadline(self, endpoint: EndpointId) -> None:
         view = self._views.get(endpoint.service)
-        if view is not None and view.grace is not None:
-            heapq.heappush(self._deadlines, (since + view.grace, endpoint, since))
+        if view is not None and (at := view.deadline(endpoint)) < inf:
+            heapq.heappush(self._deadlines, (at, endpoint))
 
     def _touch(self, endpoint: EndpointId, *, turned: bool = False) -> None:
         host = endpoint.service
@@ -241,9 +245,8 @@ class Mesh:
         self._by_address = _index(endpoints[host] for host in self._views if host in endpoints)
         self._deadlines = []
         self._incomplete = {}
-        for key, since in self._facts.failing():
-            if key in present:
-                self._await_deadline(key, since)
+        for key in present:
+            self._await_deadline(key)
 
 
 def _endpoints_by_host(configurations: Iterable[Configuration]) -> dict[str, dict[EndpointId, Endpoint]]:

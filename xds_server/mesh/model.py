@@ -62,7 +62,8 @@ class Endpoint:
     """One runtime replica as its source describes it; its models are a separate fact.
 
     `ports` maps each service port's name to the port on this endpoint (extra names are allowed:
-    a pool's discovery may name one of them). `weight` is Envoy's load balancing weight, >= 1.
+    a pool's discovery may name one of them). `weight` is Envoy's load balancing weight, >= 1. `pod` is the
+    name of the pod that it runs in, where there is one.
     """
 
     id: EndpointId
@@ -70,6 +71,7 @@ class Endpoint:
     labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     locality: Locality = Locality()
     weight: int = 1
+    pod: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,7 +106,8 @@ class Health(StrEnum):
     DOWN = "DOWN"
     """Refused, or failing past its grace: no models, unhealthy for Envoy."""
     STALE = "STALE"
-    """All replicas of the pool fail together: the last picture stays in force."""
+    """All replicas of the pool fail together, or what told us of this one is out of reach: the last
+    picture stays in force."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from xds_server.moves.errors import (
 )
 from xds_server.moves.holds import Hold, Holds
 from xds_server.moves.ports import Loaded, LoadSeconds, Withdrawn, WithdrawSeconds
-from xds_server.moves.runtimes import OpenInferenceRuntimes
+from xds_server.moves.runtimes import AskedRuntimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +101,7 @@ class Mover:
         self._publisher = publisher
         self._poller = poller
         self._assignments = assignments
-        self._runtimes: Runtimes = OpenInferenceRuntimes() if runtimes is None else runtimes
+        self._runtimes: Runtimes = AskedRuntimes() if runtimes is None else runtimes
         self._return_limit = return_limit
         self._holds = Holds(mesh, publisher, clock)
         self._unloading: set[asyncio.Task[WithdrawSeconds]] = set()
