@@ -229,7 +229,7 @@ def test_a_former_layout_stays_and_follows_until_it_is_dropped() -> None:
     assert {name for _, name in resource.requires} == set(names[1:])
     moved = world.build(placed(1, ["a", "b"]), placed(2, []), whole=False)
     assert held(moved)[names[0]] == {1: ("a", "b"), 2: ()}
-    ((host, laid),) = world.builder.former
+    ((host, laid),) = world.builder.take_former()
     assert world.builder.drop(host, laid)
     assert not world.builder.drop(host, laid)
     assert list(world.build(whole=False).of(CLUSTER).resources) == names[1:]

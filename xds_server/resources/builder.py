@@ -59,8 +59,7 @@ class Builder:
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
         self.stats = BuildStats()
-        self.former: list[tuple[str, Laid]] = []
-        """Layouts that routes have left, with their hosts: whoever takes one from here ends it by `drop`."""
+        self._former: list[tuple[str, Laid]] = []
         self._states: dict[str, ServiceState] = {}
         self._waiting: set[str] = set()
         """Hosts with something that is not encoded yet, or not gone yet."""
@@ -127,14 +126,27 @@ class Builder:
             changes=changes,
         )
 
-    def assignments(self, host: str) -> tuple[str, ...]:
-        """Name the assignments of a service, as of the last build; none for a service that it had not."""
+    def assignments(self, host: str, model: str | None = None) -> tuple[str, ...]:
+        """Name the assignments of a service, or those that `model` would be in, as of the last build.
+
+        None for a service that it had not.
+        """
         state = self._states.get(host)
-        return () if state is None else state.names()
+        return () if state is None else state.names(model)
+
+    def lag(self, host: str) -> float:
+        """Predict how many seconds an Envoy's workers may need for a change of a service."""
+        state = self._states.get(host)
+        return 0.0 if state is None else state.rebuild_seconds()
 
     def state(self, host: str) -> ServiceState | None:
         """What was made of a service; None for one that the last build had not."""
         return self._states.get(host)
+
+    def take_former(self) -> list[tuple[str, Laid]]:
+        """Hand over the layouts that routes have left since the last call; who takes one ends it by `drop`."""
+        former, self._former = self._former, []
+        return former
 
     def drop(self, host: str, laid: Laid) -> bool:
         """Forget a layout that routes have left. Returns whether the next build has less to send for it."""
@@ -153,7 +165,7 @@ class Builder:
         elif state.picture is picture:
             return
         elif state.show(picture, pace):
-            self.former.append((host, state.former[-1]))
+            self._former.append((host, state.former[-1]))
         self._waiting.add(host)
         if state.layout != self._layouts.get(host, SINGLE):
             self._layouts[host] = state.layout

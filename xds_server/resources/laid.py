@@ -97,6 +97,11 @@ class Laid:
         """The names of the assignments of a shard, one for each port."""
         return tuple(shard.name for shard in self._made[key])
 
+    def names_for(self, model: str) -> tuple[str, ...]:
+        """The names of the assignments that a model is in, or would be in."""
+        key = placing.key_of(self.layout, model)
+        return self.names(key) if key in self._made else ()
+
     def size(self, key: Key) -> int:
         """How many endpoints a shard has."""
         return len(self._members[key])
@@ -136,7 +141,6 @@ class Laid:
     def encode(self, keys: Iterable[Key], clusters: ClusterEncoder, work: Work) -> None:
         """Encode these shards, which are stale no more, and add up what was done."""
         for key in keys:
-            self.stale.pop(key, None)
             part = self._part(key)
             for shard, made in self._made[key].items():
                 before = made.resources
@@ -147,6 +151,7 @@ class Laid:
                     work.kept += len(part.endpoints) - made.encoder.encoded
                 if after is not before:
                     made.resources = work.changed[shard] = after
+            self.stale.pop(key, None)
 
     def _encode(
         self, shard: Shard, made: Made, part: ServicePicture, clusters: ClusterEncoder

@@ -28,6 +28,11 @@ Part = tuple["PlacedEndpoint | None", "PlacedEndpoint | None"]
 """An endpoint as a shard had it and is to have it; None where it was or is not in it."""
 
 
+def key_of(layout: Layout, model: str) -> Key:
+    """Find the shard of a model."""
+    return model if layout.kind is LayoutKind.PER_MODEL else shard_of(model, layout.count)
+
+
 def parts(
     layout: Layout, misses: Misses, before: PlacedEndpoint | None, after: PlacedEndpoint | None
 ) -> Iterator[tuple[Key, Part]]:

@@ -63,9 +63,11 @@ class ServiceState:
         """Whether anything waits to be encoded, or to be gone."""
         return bool(self._ended) or any(laid.stale for laid in self._all())
 
-    def names(self) -> tuple[str, ...]:
-        """The assignments that routes lead to and those of former layouts."""
-        return tuple(shard.name for shards in self.targets.values() for shard in shards)
+    def names(self, model: str | None = None) -> tuple[str, ...]:
+        """The assignments that routes lead to and those of former layouts; with `model`, those it is in."""
+        if model is None:
+            return tuple(shard.name for shards in self.targets.values() for shard in shards)
+        return tuple(name for laid in self._all() for name in laid.names_for(model))
 
     def show(self, picture: ServicePicture, pace: Pace | None) -> bool:
         """Take a picture over. Returns whether the layout is another one."""
