@@ -9,6 +9,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
 
+from xds_server.mesh.routing import UNRESOLVED
 from xds_server.resources import by_model
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
 from xds_server.resources.shards import SINGLE
@@ -78,12 +79,17 @@ def actions(
 
 def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
     timeout = times.timeout if route.timeout is None else route.timeout
-    return route_v3.RouteAction(
+    common = route_v3.RouteAction(
         timeout=duration(timeout),
         # A request that may take long is silent meanwhile: its idle limit must not come first.
         idle_timeout=duration(max(times.idle, timeout)),
         retry_policy=_retry_policy(route.retries),
     )
+    if any(each.host == UNRESOLVED for each in route.destinations):
+        common.cluster_not_found_response_code = (
+            route_v3.RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR
+        )
+    return common
 
 
 def _to_one(

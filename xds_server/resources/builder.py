@@ -144,7 +144,7 @@ class Builder:
         return self._states.get(host)
 
     def take_former(self) -> list[tuple[str, Laid]]:
-        """Hand over the layouts that routes have left since the last call; who takes one ends it by `drop`."""
+        """Hand over the layouts that routes left since the last call; who takes one ends it by `drop`."""
         former, self._former = self._former, []
         return former
 

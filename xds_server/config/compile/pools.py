@@ -119,7 +119,13 @@ def _check_port(
 
 
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:
-    """Models by endpoint id, whichever of the endpoint's ports the document names it by."""
+    """Models by endpoint id, whichever of the endpoint's ports the document names it by.
+
+    Endpoints that another source declares may come later: they are taken by the names given.
+    """
+    if context.is_elsewhere(host):
+        written = document.spec.models.static or {}
+        return {name: tuple(sorted(written[name])) for name in sorted(written)}
     known = {
         join_host_port(endpoint.id.address, port): str(endpoint.id)
         for endpoint in context.endpoints[host]

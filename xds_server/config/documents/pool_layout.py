@@ -15,10 +15,9 @@ AUTO = "auto"
 _FEWEST = 2
 
 
-def _count(value: object) -> int | None:
-    """A number of shards; None for `auto`."""
+def _count(value: object) -> str | int:
     if value == AUTO:
-        return None
+        return AUTO
     if isinstance(value, bool) or not isinstance(value, int) or not _FEWEST <= value <= MAX_SHARDS:
         raise expected(f"auto, or an integer from {_FEWEST} to {MAX_SHARDS}")
     return value
@@ -28,12 +27,12 @@ class LayoutPart(Part):
     """One cluster, some, or one for each model; `auto` decides by size and by the rate of changes."""
 
     type: Annotated[LayoutKind, BeforeValidator(OneOf(LayoutKind))] = LayoutKind.AUTO
-    shards: Annotated[int | None, BeforeValidator(_count)] = None
+    shards: Annotated[str | int, BeforeValidator(_count)] = AUTO
     budget: Annotated[float, BeforeValidator(Seconds(0.0001))] = BUDGET
 
     @model_validator(mode="after")
     def _shards_of_sharded(self) -> LayoutPart:
-        if self.shards is not None and self.type is not LayoutKind.SHARDED:
+        if self.shards != AUTO and self.type is not LayoutKind.SHARDED:
             raise expected(
                 "shards with type sharded only",
                 f"{self.shards} with type {describe(self.type.value)}",
