@@ -60,7 +60,7 @@ class Mesh:
         self._unsettled: set[str] = set()
         self._dirty: set[str] = set()
         self._routing_dirty = False
-        self._pictures: Mapping[str, ServicePicture] | None = None
+        self._pictures: dict[str, ServicePicture] | None = None
 
     def apply(self, event: Event) -> None:
         """Take one event in.
@@ -120,11 +120,11 @@ class Mesh:
         return view.picture
 
     def services(self) -> Mapping[str, ServicePicture]:
-        """All pictures, sorted by host."""
+        """All pictures, sorted by host: a view that follows what changes."""
         self._settle_all()
         if self._pictures is None:
-            self._pictures = MappingProxyType({host: view.picture for host, view in self._views.items()})
-        return self._pictures
+            self._pictures = {host: view.picture for host, view in self._views.items()}
+        return MappingProxyType(self._pictures)
 
     def take_dirty(self) -> Dirty:
         """What changed since the last call, which is thereby forgotten."""
@@ -202,7 +202,8 @@ class Mesh:
         view = self._views[host]
         if view.settle():
             self._dirty.add(host)
-            self._pictures = None
+            if self._pictures is not None:
+                self._pictures[host] = view.picture
         self._incomplete.pop(host, None)
         if (until := view.waits_until) is not None:
             self._incomplete[host] = until

@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from xds_server.config.compile.runtimes import asked
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
 from xds_server.mesh.pools import Pool, StaticModels
@@ -45,6 +46,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            layout=PoolLayout(spec.layout.type, spec.layout.shards, spec.layout.budget),
         )
 
 
