@@ -19,7 +19,7 @@ import structlog
 from xds_server import __version__
 from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
-from xds_server.mesh.events import ConfigurationReplaced
+from xds_server.mesh.events import ConfigurationReplaced, EndpointsChanged
 from xds_server.mesh.mesh import Mesh
 from xds_server.moves import Mover
 from xds_server.publisher import Publisher
@@ -84,7 +84,13 @@ class Server:
         self.modelmesh = ModelMeshSource(self._emit, on_error=self._fail, clock=self._clock)
         self.files = FilesSource(options.config, self._emit, lambda _problems: None, clock=self._clock)
         self.mover = Mover(
-            self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments, clock=self._clock
+            self.mesh,
+            self.hub,
+            self.publisher,
+            self.poller,
+            self.builder.assignments,
+            lag=self.builder.lag,
+            clock=self._clock,
         )
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
@@ -185,7 +191,7 @@ class Server:
 
     def _emit(self, event: Event) -> None:
         self.mesh.apply(event)
-        if isinstance(event, ConfigurationReplaced):
+        if isinstance(event, ConfigurationReplaced | EndpointsChanged):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
             self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
         self._arm_expiry()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from xds_server.mesh.known import KnownModel
-    from xds_server.mesh.model import EndpointId
+    from xds_server.mesh.model import Endpoint, EndpointId
     from xds_server.mesh.routing import Configuration
 
 
@@ -22,6 +22,19 @@ class ConfigurationReplaced:
 
     source: str
     configuration: Configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointsChanged:
+    """`source` now declares these endpoints of `service` so, and the `removed` ones no more; all others stay.
+
+    For sources whose endpoints come and go one by one: the cost is that of the endpoints named here.
+    """
+
+    source: str
+    service: str
+    declared: tuple[Endpoint, ...] = ()
+    removed: tuple[EndpointId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -124,6 +137,7 @@ class WithdrawalCancelled:
 
 Event = (
     ConfigurationReplaced
+    | EndpointsChanged
     | ModelsReported
     | ReportFailed
     | ReportsForgotten

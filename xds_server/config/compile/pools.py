@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from xds_server.config.compile.modelmesh import model_mesh
 from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
 from xds_server.mesh.pools import Pool, Push, StaticModels
@@ -47,11 +48,17 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            layout=PoolLayout(spec.layout.type, _shards(spec.layout.shards), spec.layout.budget),
         )
 
 
 def _fallback(policy: MissPolicy | None) -> Fallback | None:
     return None if policy is None else Fallback(policy.value)
+
+
+def _shards(written: str | int) -> int | None:
+    """The number, or None for `auto`."""
+    return written if isinstance(written, int) else None
 
 
 def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: Context) -> None:
