@@ -8,12 +8,16 @@ of events with different keys does not matter. No I/O and no clock here: times c
 from __future__ import annotations
 
 import heapq
+from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from xds_server.mesh.declared import Declared
 from xds_server.mesh.events import (
     ConfigurationReplaced,
+    EndpointsChanged,
     Event,
+    ModelsKnown,
     ModelsReported,
     ReportFailed,
     ReportsForgotten,
@@ -22,14 +26,17 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.facts import Facts
 from xds_server.mesh.implied import complete
-from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.known import joined
+from xds_server.mesh.places import Places
+from xds_server.mesh.pools import ModelMesh
 from xds_server.mesh.routing import Configuration, Routing
 from xds_server.mesh.service_view import ServiceView
 from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
+    from xds_server.mesh.known import KnownModel
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
 
 __all__ = ["Dirty", "EndpointStatus", "Failure", "Mesh", "Withdrawal"]
@@ -48,15 +55,17 @@ class Mesh:
         self._on_change = on_change
         self._facts = Facts()
         self._configurations: dict[str, Configuration] = {}
+        self._known: dict[str, dict[str, tuple[KnownModel, ...]]] = {}
         self._routing = Routing()
         self._views: dict[str, ServiceView] = {}
-        self._by_address: dict[str, tuple[Endpoint, ...]] = {}
-        self._deadlines: list[tuple[float, EndpointId, float]] = []
+        self._declared = Declared()
+        self._places = Places()
+        self._deadlines: list[tuple[float, EndpointId]] = []
         self._incomplete: dict[str, float] = {}
         self._unsettled: set[str] = set()
         self._dirty: set[str] = set()
         self._routing_dirty = False
-        self._pictures: Mapping[str, ServicePicture] | None = None
+        self._pictures: dict[str, ServicePicture] | None = None
 
     def apply(self, event: Event) -> None:
         """Take one event in.
@@ -69,32 +78,35 @@ class Mesh:
             case ReportFailed():
                 self._fail(event)
             case ReportsForgotten():
-                if self._facts.forget(event):
-                    self._touch(event.endpoint, turned=True)
+                self._forget(event)
+            case ModelsKnown():
+                self._known.setdefault(event.service, {})[event.source] = event.models
             case WithdrawalStarted():
-                self._cancel(event.id)
-                if self._facts.withdraw(event):
-                    self._touch(event.endpoint)
+                self._withdraw(event)
             case WithdrawalCancelled():
                 self._cancel(event.id)
             case ConfigurationReplaced():
                 self._configure(event)
+            case EndpointsChanged():
+                self._change_endpoints(event)
 
     def expire(self, now: float) -> None:
-        """End the graces, and the waits for silent endpoints, that are over at `now` (epoch seconds)."""
+        """Let the graces, ages and waits for silent endpoints end that are over at `now` (epoch seconds)."""
         self._facts.now = now
         for host in [host for host, until in self._incomplete.items() if until <= now]:
             del self._incomplete[host]
             self._mark(host)
         while self._deadlines and self._deadlines[0][0] <= now:
-            self._touch(heapq.heappop(self._deadlines)[1])
+            endpoint = heapq.heappop(self._deadlines)[1]
+            self._touch(endpoint)
+            self._await_deadline(endpoint)
 
     def next_deadline(self) -> float | None:
         """When `expire` next matters (epoch seconds), as of the last look; None while nothing is waiting."""
         while self._deadlines:
-            _, endpoint, since = self._deadlines[0]
-            record = self._facts.record(endpoint)
-            if record is not None and record.failure is not None and record.failure.since == since:
+            at, endpoint = self._deadlines[0]
+            view = self._views.get(endpoint.service)
+            if view is not None and view.deadline(endpoint) == at:
                 break
             heapq.heappop(self._deadlines)
         graces = [self._deadlines[0][0]] if self._deadlines else []
@@ -112,11 +124,11 @@ class Mesh:
         return view.picture
 
     def services(self) -> Mapping[str, ServicePicture]:
-        """All pictures, sorted by host."""
+        """All pictures, sorted by host: a view that follows what changes."""
         self._settle_all()
         if self._pictures is None:
-            self._pictures = MappingProxyType({host: view.picture for host, view in self._views.items()})
-        return self._pictures
+            self._pictures = {host: view.picture for host, view in self._views.items()}
+        return MappingProxyType(self._pictures)
 
     def take_dirty(self) -> Dirty:
         """What changed since the last call, which is thereby forgotten."""
@@ -132,9 +144,25 @@ class Mesh:
         self._settle(host)
         return view.status()
 
+    def known_models(self, host: str) -> Mapping[str, KnownModel]:
+        """Every model that clients of a ModelMesh may ask for, loaded or not, by name. KeyError if unknown.
+
+        Empty where nobody tells: then a name that no replica has is not known to be wrong.
+        """
+        picture = self.service(host)
+        if picture.pool is None or not isinstance(picture.pool.discovery, ModelMesh):
+            return {}
+        told = self._known.get(host, {})
+        return joined(
+            self._routing.declared,
+            [told[source] for source in sorted(told)],
+            picture.service.namespace,
+            (model for placed in picture.endpoints for model in placed.models),
+        )
+
     def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
         """The endpoints of which any port is HOST:PORT, of one service or of all; sorted by id."""
-        found = self._by_address.get(normalised(host_port), ())
+        found = self._places.find(host_port)
         return tuple(endpoint for endpoint in found if service is None or endpoint.id.service == service)
 
     def withdrawals(self) -> tuple[Withdrawal, ...]:
@@ -149,22 +177,32 @@ class Mesh:
         ended = self._facts.end_withdrawals(event.endpoint)
         if turned or changed or ended:
             self._touch(event.endpoint, turned=turned)
+            self._await_deadline(event.endpoint)
 
     def _fail(self, event: ReportFailed) -> None:
         turned = self._facts.fail(event)
         if turned:
-            self._await_deadline(event.endpoint, event.at)
+            self._await_deadline(event.endpoint)
         self._touch(event.endpoint, turned=turned)
+
+    def _forget(self, event: ReportsForgotten) -> None:
+        if self._facts.forget(event):
+            self._touch(event.endpoint, turned=True)
+
+    def _withdraw(self, event: WithdrawalStarted) -> None:
+        self._cancel(event.id)
+        if self._facts.withdraw(event):
+            self._touch(event.endpoint)
 
     def _cancel(self, withdrawal: str) -> None:
         endpoint = self._facts.cancel(withdrawal)
         if endpoint is not None:
             self._touch(endpoint)
 
-    def _await_deadline(self, endpoint: EndpointId, since: float) -> None:
+    def _await_deadline(self, endpoint: EndpointId) -> None:
         view = self._views.get(endpoint.service)
-        if view is not None and view.grace is not None:
-            heapq.heappush(self._deadlines, (since + view.grace, endpoint, since))
+        if view is not None and (at := view.deadline(endpoint)) < inf:
+            heapq.heappush(self._deadlines, (at, endpoint))
 
     def _touch(self, endpoint: EndpointId, *, turned: bool = False) -> None:
         host = endpoint.service
@@ -193,7 +231,8 @@ class Mesh:
         view = self._views[host]
         if view.settle():
             self._dirty.add(host)
-            self._pictures = None
+            if self._pictures is not None:
+                self._pictures[host] = view.picture
         self._incomplete.pop(host, None)
         if (until := view.waits_until) is not None:
             self._incomplete[host] = until
@@ -212,18 +251,38 @@ class Mesh:
         if routing != self._routing:
             self._routing = routing
             self._routing_dirty = True
-        self._rebuild(_endpoints_by_host(ordered))
+        self._declared.replace(event.source, event.configuration.endpoints)
+        self._rebuild()
         self._unsettled.update(self._views)
         self._announce()
 
-    def _rebuild(self, endpoints: Mapping[str, Mapping[EndpointId, Endpoint]]) -> None:
+    def _change_endpoints(self, event: EndpointsChanged) -> None:
+        touched = self._declared.change(event)
+        view = self._views.get(event.service)
+        if view is None:
+            return
+        changes = {key: self._declared.endpoint(key) for key in touched}
+        changes = {key: endpoint for key, endpoint in changes.items() if view.endpoint(key) != endpoint}
+        if not changes:
+            return
+        for key, endpoint in changes.items():
+            self._places.put(view.endpoint(key), endpoint)
+            if endpoint is None:
+                self._facts.end_withdrawals(key, gone=True)
+        view.change(changes)
+        for key, endpoint in changes.items():
+            if endpoint is not None:
+                self._await_deadline(key)
+        self._mark(event.service)
+
+    def _rebuild(self) -> None:
         before = self._views
         self._views = {
             host: ServiceView(
                 service,
                 policy=self._routing.policies.get(host),
                 pool=self._routing.pools.get(host),
-                endpoints=endpoints.get(host, {}).values(),
+                endpoints=self._declared.endpoints(host),
                 facts=self._facts,
                 before=before.get(host),
             )
@@ -238,27 +297,10 @@ class Mesh:
         self._unsettled -= removed
         self._dirty -= removed
         self._pictures = None
-        self._by_address = _index(endpoints[host] for host in self._views if host in endpoints)
+        self._places = Places(
+            view.endpoint(key) for view in self._views.values() for key in view.endpoint_ids
+        )
         self._deadlines = []
         self._incomplete = {}
-        for key, since in self._facts.failing():
-            if key in present:
-                self._await_deadline(key, since)
-
-
-def _endpoints_by_host(configurations: Iterable[Configuration]) -> dict[str, dict[EndpointId, Endpoint]]:
-    """All endpoints; where two sources declare the same one, the first source by name is right."""
-    joined: dict[str, dict[EndpointId, Endpoint]] = {}
-    for configuration in configurations:
-        for endpoint in configuration.endpoints:
-            joined.setdefault(endpoint.id.service, {}).setdefault(endpoint.id, endpoint)
-    return joined
-
-
-def _index(groups: Iterable[Mapping[EndpointId, Endpoint]]) -> dict[str, tuple[Endpoint, ...]]:
-    index: dict[str, list[Endpoint]] = {}
-    for group in groups:
-        for key in sorted(group):
-            for address in addresses(group[key]):
-                index.setdefault(address, []).append(group[key])
-    return {address: tuple(found) for address, found in index.items()}
+        for key in present:
+            self._await_deadline(key)

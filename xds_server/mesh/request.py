@@ -11,6 +11,9 @@ from enum import StrEnum
 MODEL_HEADERS = ("model", "mm-model-id", "mm-vmodel-id")
 """Of these the first that a request has names its model: the seed's own, then ModelMesh's."""
 
+MODEL_HEADER = "x-xds-model"
+"""The request header that holds the model's name, wherever it was found. Clients cannot set it."""
+
 MODEL_PATHS = (
     "/v2/models/{model}",
     "/v1/models/{model}:predict",

@@ -11,6 +11,7 @@ from xds_server.mesh.model import Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xds_server.mesh.known import DeclaredModel
     from xds_server.mesh.model import Endpoint, Service
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
@@ -49,6 +50,9 @@ class Gateway:
     selector: Mapping[str, str] | None = None
     implied_by: str | None = None
 
+
+UNRESOLVED = "unresolved"
+"""The host of a destination that stands for a reference which cannot be followed: its requests get a 500."""
 
 MESH_GATEWAY = "mesh"
 """The reserved gateway name that means every sidecar's loopback listeners."""
@@ -112,7 +116,8 @@ class Route:
 
     `naming`: how a request to pools names its model (filled in by mesh/implied.py), None elsewhere.
     `headers_implied_by` names the ModelPools whose default header mapping stands in for one that
-    nobody wrote. `timeout` in seconds: 0 disables it, None leaves the server's default.
+    nobody wrote. `timeout` in seconds: 0 disables it, None leaves the server's default. `upstream_headers`
+    are set on the requests because the pools behind it want them (implied).
     """
 
     name: str
@@ -122,6 +127,7 @@ class Route:
     headers_implied_by: tuple[str, ...] = ()
     timeout: float | None = None
     retries: Retries | None = None
+    upstream_headers: tuple[tuple[str, str], ...] = ()
     naming: Naming | None = None
 
 
@@ -146,6 +152,7 @@ class Configuration:
     pools: tuple[Pool, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
+    declared: tuple[DeclaredModel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +168,4 @@ class Routing:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
+    declared: tuple[DeclaredModel, ...] = ()

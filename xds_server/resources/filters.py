@@ -23,6 +23,7 @@ import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager
 import envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 as early
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 
+from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources.parts import extension, packed
 
 if TYPE_CHECKING:
@@ -34,9 +35,6 @@ JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
 LUA = "envoy.filters.http.lua"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 """The filters' names in the chain; a route's own rules are given under them."""
-
-MODEL_HEADER = "x-xds-model"
-"""The request header that holds the model's name, wherever it was found. Clients cannot set it."""
 
 FLAGS_HEADER = "x-xds-flags"
 """On Envoy's own answers, until the script takes it off: the status, and why no replica has answered."""

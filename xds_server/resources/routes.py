@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 
+from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources import names
-from xds_server.resources.actions import RouteTimes, action, header_mapping
-from xds_server.resources.filters import HEADER_TO_METADATA, LUA, MODEL_HEADER
+from xds_server.resources.actions import RouteTimes, actions, added_header, header_mapping
+from xds_server.resources.filters import HEADER_TO_METADATA, LUA
 from xds_server.resources.matches import route_match
 from xds_server.resources.naming import variants
-from xds_server.resources.shards import Shard, Sharding
+from xds_server.resources.shards import SINGLE, Sharding
 from xds_server.wire import field, string
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
+    from xds_server.resources.by_model import Rule
+    from xds_server.resources.shards import Layout, Target
 
-RouteKey = tuple[str, int, "Route", "RouteMatch | None"]
-"""What a route's bytes depend on: its virtual service's name, its place there, itself and the match."""
+RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", "Rule | None"], ...]]
+"""What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
+each of its destinations is laid out, by which rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class EncodedRoutes:
-    """A RouteConfiguration and the shards that its routes may send to."""
+    """A RouteConfiguration and where its routes may lead to."""
 
     name: str
     body: bytes
-    uses: frozenset[Shard]
+    uses: frozenset[Target]
 
 
 def claimed(claims: Iterable[Claim], port: int) -> dict[str, tuple[VirtualService, ...]]:
@@ -69,15 +73,22 @@ class RouteEncoder:
         times: RouteTimes,
         sharding: Sharding | None = None,
         known: Mapping[RouteKey, bytes] | None = None,
+        rules: Mapping[str, Rule] | None = None,
     ) -> None:
         self._times = times
         self._sharding = sharding or Sharding()
+        self._rules = rules or {}
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
-    def successor(self) -> RouteEncoder:
-        """Begin anew for changed documents: unchanged routes are not encoded again, others are forgotten."""
-        return RouteEncoder(self._times, self._sharding, self._encoded)
+    def successor(
+        self, sharding: Sharding | None = None, rules: Mapping[str, Rule] | None = None
+    ) -> RouteEncoder:
+        """Begin anew for changed documents or layouts.
+
+        Unchanged routes are not encoded again, others are forgotten.
+        """
+        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, rules)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -85,7 +96,7 @@ class RouteEncoder:
         for domain in sorted(domains):
             together.setdefault(tuple(each.name for each in domains[domain]), []).append(domain)
         parts = [string(1, name)]
-        uses: set[Shard] = set()
+        uses: set[Target] = set()
         for hosts in sorted(together.values()):
             owners = domains[hosts[0]]
             # Its name is unique in the configuration, because each domain is in one virtual host.
@@ -101,7 +112,8 @@ class RouteEncoder:
                 yield self._route(owner, route, match, index)
 
     def _route(self, owner: VirtualService, route: Route, match: RouteMatch | None, index: int) -> bytes:
-        key = (owner.name, index, route, match)
+        """Encode the routes that one becomes, as fields of their virtual host."""
+        key = (owner.name, index, route, match, self._laid_out(route))
         encoded = self._encoded.get(key) or self._known.get(key)
         if encoded is None:
             messages = self._messages(names.route(owner.name, route.name, index), route, match)
@@ -110,34 +122,35 @@ class RouteEncoder:
         return encoded
 
     def _messages(self, name: str, route: Route, match: RouteMatch | None) -> Iterable[route_v3.Route]:
-        """Make the Envoy routes of one match: one, or for pools several (naming.py)."""
+        """Make the Envoy routes of one match: one, or several for pools (naming.py) and shares of layouts."""
         taken = route.naming.keys if route.naming is not None else ()
         mapping = header_mapping([each for each in route.header_to_key if each.key not in taken])
         mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
-        reroute = _depends_on_model(action(route, self._times, self._sharding))
+        # Where the model picks the cluster, Envoy looks for the route again once the model is known.
+        reroute = any(self._sharding.layout(each.host) != SINGLE for each in route.destinations)
         for variant in variants(route.naming, reroute=reroute):
-            asked, sent = route_match(match), action(route, self._times, self._sharding)
-            asked.headers = [*asked.headers, *variant.headers]
-            yield route_v3.Route(
-                name=name + variant.suffix,
-                match=asked,
-                route=sent,
-                typed_per_filter_config={**mapped, **variant.filters},
-                request_headers_to_remove=[MODEL_HEADER] if LUA in variant.filters else [],
-                request_body_buffer_limit=variant.max_body,
-            )
+            for sent, share in actions(route, self._times, self._sharding, self._rules):
+                asked = route_match(match, share)
+                asked.headers = [*asked.headers, *variant.headers]
+                yield route_v3.Route(
+                    name=name + variant.suffix,
+                    match=asked,
+                    route=sent,
+                    typed_per_filter_config={**mapped, **variant.filters},
+                    request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
+                    request_headers_to_remove=[MODEL_HEADER] if LUA in variant.filters else [],
+                    request_body_buffer_limit=variant.max_body,
+                )
 
-    def _uses(self, owner: VirtualService, port: int) -> set[Shard]:
+    def _laid_out(self, route: Route) -> tuple[tuple[Layout, Rule | None], ...]:
+        layouts = {each.host: self._sharding.layout(each.host) for each in route.destinations}
+        return tuple((each, None if each == SINGLE else self._rules[host]) for host, each in layouts.items())
+
+    @staticmethod
+    def _uses(owner: VirtualService, port: int) -> set[Target]:
         return {
-            self._sharding.shard(each.host, each.port)
-            for route, _, _ in _matching(owner, port)
-            for each in route.destinations
+            (each.host, each.port) for route, _, _ in _matching(owner, port) for each in route.destinations
         }
-
-
-def _depends_on_model(sent: route_v3.RouteAction) -> bool:
-    """Whether a hash of the model picks the cluster: then it is picked again once the model is known."""
-    return bool(sent.weighted_clusters and sent.weighted_clusters.use_hash_policy)
 
 
 def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMatch | None, int]]:

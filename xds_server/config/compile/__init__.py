@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from xds_server.config.compile.context import Context, Doubt
 from xds_server.config.compile.gateways import check_listeners, compile_gateways
+from xds_server.config.compile.inference_services import compile_inference_services
 from xds_server.config.compile.policies import compile_policies
 from xds_server.config.compile.pools import compile_pools
 from xds_server.config.compile.routes import compile_virtual_services
@@ -17,25 +18,31 @@ from xds_server.config.compile.services import compile_services
 from xds_server.mesh.routing import Configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from xds_server.config.documents import Document
     from xds_server.config.documents.base import Part
     from xds_server.config.documents.destination_rule import DestinationRuleSpec
     from xds_server.config.documents.gateway import GatewaySpec
+    from xds_server.config.documents.inference_service import InferenceServiceSpec
     from xds_server.config.documents.model_pool import ModelPoolSpec
     from xds_server.config.documents.service_entry import ServiceEntrySpec
     from xds_server.config.documents.virtual_service import VirtualServiceSpec
     from xds_server.config.problems import Problem
+    from xds_server.mesh.model import Service
 
 __all__ = ["Doubt", "compile_documents"]
 
 
 def compile_documents(
-    documents: Sequence[Document[Part]], doubt: Doubt
+    documents: Sequence[Document[Part]], doubt: Doubt, elsewhere: Mapping[str, Service] | None = None
 ) -> tuple[Configuration, list[Problem]]:
-    """What the documents declare, and everything that contradicts or dangles. Problems come unsorted."""
-    context = Context(doubt)
+    """What the documents declare, and everything that contradicts or dangles. Problems come unsorted.
+
+    `elsewhere`: services by host that another source declares. Documents may refer to them; they are no
+    part of what is returned.
+    """
+    context = Context(doubt, elsewhere)
     distinct = _distinct(documents, context)
 
     def of_kind(kind: str) -> list[Document[Part]]:
@@ -47,6 +54,9 @@ def compile_documents(
     compile_gateways(cast("list[Document[GatewaySpec]]", of_kind("Gateway")), context)
     compile_virtual_services(cast("list[Document[VirtualServiceSpec]]", of_kind("VirtualService")), context)
     check_listeners(context)
+    compile_inference_services(
+        cast("list[Document[InferenceServiceSpec]]", of_kind("InferenceService")), context
+    )
     return _configuration(context), context.problems
 
 
@@ -64,10 +74,13 @@ def _distinct(documents: Sequence[Document[Part]], context: Context) -> list[Doc
 
 def _configuration(context: Context) -> Configuration:
     return Configuration(
-        services=tuple(context.services[host] for host in sorted(context.services)),
+        services=tuple(
+            context.services[host] for host in sorted(context.services) if not context.is_elsewhere(host)
+        ),
         endpoints=tuple(sorted((e for es in context.endpoints.values() for e in es), key=lambda e: e.id)),
         policies=tuple(context.policies[host] for host in sorted(context.policies)),
         pools=tuple(context.pools[host] for host in sorted(context.pools)),
         gateways=tuple(context.gateways[name] for name in sorted(context.gateways)),
         virtual_services=tuple(sorted(context.virtual_services, key=lambda v: v.name)),
+        declared=tuple(sorted(context.declared)),
     )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic.alias_generators import to_camel
+
+from xds_server.config.compile.modelmesh import model_mesh
 from xds_server.config.compile.pool_request import request_names
+from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
-from xds_server.mesh.pools import OpenInference, Pool, StaticModels
+from xds_server.mesh.pools import Pool, Push, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,11 +21,11 @@ if TYPE_CHECKING:
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
     from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec
-    from xds_server.config.documents.pool_models import OpenInferencePart
     from xds_server.mesh.policies import Policy, Selector
     from xds_server.mesh.pools import Discovery
 
-_STATIC = ("spec", "models", "static")
+_MODELS = ("spec", "models")
+_STATIC = (*_MODELS, "static")
 
 
 def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context) -> None:
@@ -44,12 +49,18 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            layout=PoolLayout(spec.layout.type, _shards(spec.layout.shards), spec.layout.budget),
             request=request_names(spec.request),
         )
 
 
 def _fallback(policy: MissPolicy | None) -> Fallback | None:
     return None if policy is None else Fallback(policy.value)
+
+
+def _shards(written: str | int) -> int | None:
+    """The number, or None for `auto`."""
+    return written if isinstance(written, int) else None
 
 
 def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: Context) -> None:
@@ -92,32 +103,27 @@ def _mend(policy: Policy, key: str) -> str:
 
 
 def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:
-    models = document.spec.models
-    if models.open_inference is not None:
-        _check_port(document, host, context, models.open_inference)
-        part = models.open_inference
-        return OpenInference(part.port, part.scheme.value, part.interval, part.timeout, part.grace)
+    models, endpoints = document.spec.models, context.endpoints[host]
+    if models.model_mesh is not None:
+        return model_mesh(document.place, models.model_mesh, endpoints, context)
+    if models.push is not None:
+        return Push(models.push.grace)
+    way = asked(models)
+    if way is not None:
+        field, discovery = way
+        check_port(document.place, (*_MODELS, to_camel(field), "port"), discovery.port, endpoints, context)
+        return discovery
     return StaticModels(_placements(document, host, context))
 
 
-def _check_port(
-    document: Document[ModelPoolSpec], host: str, context: Context, part: OpenInferencePart
-) -> None:
-    """A port's name must be known to every endpoint."""
-    endpoints = context.endpoints[host]
-    lacking = [endpoint for endpoint in endpoints if part.port not in endpoint.ports]
-    if isinstance(part.port, str) and lacking:
-        common = sorted(set.intersection(*(set(endpoint.ports) for endpoint in endpoints)))
-        problem = document.place.problem(
-            ("spec", "models", "openInference", "port"),
-            f"{describe(part.port)}, which endpoint {lacking[0].id} of {host} has no port for",
-            f"a name in the ports of every endpoint: {join_or(common)}",
-        )
-        context.problems.append(problem)
-
-
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:
-    """Models by endpoint id, whichever of the endpoint's ports the document names it by."""
+    """Models by endpoint id, whichever of the endpoint's ports the document names it by.
+
+    Endpoints that another source declares may come later: they are taken by the names given.
+    """
+    if context.is_elsewhere(host):
+        written = document.spec.models.static or {}
+        return {name: tuple(sorted(written[name])) for name in sorted(written)}
     known = {
         join_host_port(endpoint.id.address, port): str(endpoint.id)
         for endpoint in context.endpoints[host]
