@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from xds_server.mesh.model import Protocol, Service
 from xds_server.mesh.policies import Fallback, Policy, Selector
 from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, Pool
+from xds_server.mesh.ports import with_ports
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Configuration,
@@ -52,7 +53,8 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
-            _with_headers(service, pools) for service in _sorted(virtual_services | more_services).values()
+            _with_headers(with_ports(service, services), pools)
+            for service in _sorted(virtual_services | more_services).values()
         ),
     )
 

@@ -140,6 +140,11 @@ class Mesh:
         self._settle(host)
         return view.status()
 
+    def endpoint(self, key: EndpointId) -> Endpoint | None:
+        """The endpoint of this id, as it is in its service's picture; None if there is none."""
+        view = self._views.get(key.service)
+        return None if view is None else view.endpoint(key)
+
     def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
         """The endpoints of which any port is HOST:PORT, of one service or of all; sorted by id."""
         found = self._places.find(host_port)

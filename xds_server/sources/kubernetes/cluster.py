@@ -209,10 +209,11 @@ class Cluster:
         before = self._reported.pop(endpoint, {})
         if told:
             self._reported[endpoint] = told
-        unsaid = (
-            source for source, each in before.items() if each.rows is not None and _unsaid(told, source)
-        )
-        events: list[Event] = [ReportsForgotten(endpoint=endpoint, source=source) for source in unsaid]
+        events: list[Event] = [
+            ReportsForgotten(endpoint=endpoint, source=source)
+            for source, each in before.items()
+            if source not in told or (told[source].rows is None and each.rows is not None)
+        ]
         at = self._clock()
         for source, each in told.items():
             last = before.get(source)
@@ -240,11 +241,6 @@ class Cluster:
             return []
         self._declared = declared
         return [ConfigurationReplaced(source=SOURCE, configuration=declared)]
-
-
-def _unsaid(told: Mapping[str, Told], source: str) -> bool:
-    """Whether nothing that the source once said is in force any more."""
-    return source not in told or told[source].rows is None
 
 
 def _usable(facts: ServiceFacts) -> bool:

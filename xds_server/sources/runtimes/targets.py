@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import join_host_port
+from xds_server.mesh.model import Condition, join_host_port
 from xds_server.mesh.pools import Asked
 from xds_server.sources.runtimes.asking import Target
 
@@ -12,26 +12,37 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
+    from xds_server.mesh.pools import Pool
     from xds_server.mesh.routing import Routing
 
-__all__ = ["Target", "runtime_url", "targets"]
+__all__ = ["Target", "runtime_url", "target_of", "targets"]
 
 
 def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[EndpointId, Target]:
-    """One target for each endpoint of every pool with runtime discovery.
-
-    Raises:
-        LookupError: a pool names a port that an endpoint does not have. Loaders refuse such documents.
-    """
+    """One target for each endpoint of every pool with runtime discovery that `target_of` has one for."""
     found: dict[EndpointId, Target] = {}
     for host, pool in routing.pools.items():
         if host in services and isinstance(pool.discovery, Asked):
             for placed in services[host].endpoints:
-                url = runtime_url(placed.endpoint, pool.discovery)
-                found[placed.endpoint.id] = Target(
-                    url, pool.discovery.interval, pool.discovery.timeout, pool.discovery
-                )
+                target = target_of(placed.endpoint, pool)
+                if target is not None:
+                    found[placed.endpoint.id] = target
     return found
+
+
+def target_of(endpoint: Endpoint, pool: Pool | None) -> Target | None:
+    """Where the runtime behind `endpoint` is asked; None where it is not.
+
+    One that is terminating is not: it gets no requests, and its end is no failure. Nor is one without the
+    port that the pool names: loaders refuse such documents, and a cluster's source has it in its status.
+    """
+    if pool is None or not isinstance(pool.discovery, Asked) or endpoint.condition is Condition.TERMINATING:
+        return None
+    try:
+        url = runtime_url(endpoint, pool.discovery)
+    except LookupError:
+        return None
+    return Target(url, pool.discovery.interval, pool.discovery.timeout, pool.discovery)
 
 
 def runtime_url(endpoint: Endpoint, discovery: Asked) -> str:
