@@ -20,6 +20,7 @@ from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced, EndpointsChanged
 from xds_server.mesh.mesh import Mesh
+from xds_server.mesh.pools import ModelMesh
 from xds_server.moves import Mover
 from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
@@ -27,6 +28,8 @@ from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource, NoFiles
 from xds_server.sources.kubernetes.access import AccessError
 from xds_server.sources.kubernetes.source import KubernetesSource
+from xds_server.sources.modelmesh.source import ModelMeshSource
+from xds_server.sources.modelmesh.source import targets as modelmesh_targets
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import target_of, targets
 from xds_server.transport.server import XdsServer
@@ -106,8 +109,15 @@ class Server:
                 clock=self._clock,
             )
         )
+        self.modelmesh = ModelMeshSource(self._emit, on_error=self._fail, clock=self._clock)
         self.mover = Mover(
-            self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments, clock=self._clock
+            self.mesh,
+            self.hub,
+            self.publisher,
+            self.poller,
+            self.builder.assignments,
+            lag=self.builder.lag,
+            clock=self._clock,
         )
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
@@ -198,6 +208,7 @@ class Server:
         await self.poller.close()
         if self.kubernetes is not None:
             await self.kubernetes.close()
+        await self.modelmesh.close()
         await self.xds.stop(self.options.stop_limit)
         await self.admin.stop()
 
@@ -208,7 +219,9 @@ class Server:
             await self.kubernetes.synced()
             self.readiness.waits_for = None
         self.readiness.reason = "every runtime is being asked once"
-        await self.poller.first_round(FIRST_ROUND_LIMIT)
+        async with asyncio.TaskGroup() as rounds:
+            for source in (self.poller, self.modelmesh):
+                rounds.create_task(source.first_round(FIRST_ROUND_LIMIT), name="first-round")
         serial = self.publisher.start()
         self.xds.serving(ready=True)
         # What is in memory by now stays, mostly classes of the message library: a full collection that goes
@@ -222,6 +235,7 @@ class Server:
         self.mesh.apply(event)
         if isinstance(event, ConfigurationReplaced):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
+            self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
             if self.kubernetes is not None:
                 self.kubernetes.follow(event)
         elif isinstance(event, EndpointsChanged):
@@ -236,6 +250,8 @@ class Server:
         self.poller.change_targets(
             {key: None if each is None else target_of(each, pool) for key, each in found.items()}
         )
+        if pool is not None and isinstance(pool.discovery, ModelMesh):
+            self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
 
     def _on_change(self) -> None:
         self.publisher.notify()

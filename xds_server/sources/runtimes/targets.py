@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import Condition, join_host_port
-from xds_server.mesh.pools import Asked
+from xds_server.mesh.pools import Asked, ModelMesh
 from xds_server.sources.runtimes.asking import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
-    from xds_server.mesh.pools import Pool
+    from xds_server.mesh.pools import Discovery, Pool
     from xds_server.mesh.routing import Routing
 
 __all__ = ["Target", "runtime_url", "target_of", "targets"]
@@ -22,7 +22,8 @@ def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[En
     """One target for each endpoint of every pool with runtime discovery that `target_of` has one for."""
     found: dict[EndpointId, Target] = {}
     for host, pool in routing.pools.items():
-        if host in services and isinstance(pool.discovery, Asked):
+        asked = asked_of(pool.discovery)
+        if host in services and asked is not None:
             for placed in services[host].endpoints:
                 target = target_of(placed.endpoint, pool)
                 if target is not None:
@@ -36,13 +37,21 @@ def target_of(endpoint: Endpoint, pool: Pool | None) -> Target | None:
     One that is terminating is not: it gets no requests, and its end is no failure. Nor is one without the
     port that the pool names: loaders refuse such documents, and a cluster's source has it in its status.
     """
-    if pool is None or not isinstance(pool.discovery, Asked) or endpoint.condition is Condition.TERMINATING:
+    asked = asked_of(pool.discovery) if pool is not None else None
+    if asked is None or endpoint.condition is Condition.TERMINATING:
         return None
     try:
-        url = runtime_url(endpoint, pool.discovery)
+        url = runtime_url(endpoint, asked)
     except LookupError:
         return None
-    return Target(url, pool.discovery.interval, pool.discovery.timeout, pool.discovery)
+    return Target(url, asked.interval, asked.timeout, asked)
+
+
+def asked_of(discovery: Discovery) -> Asked | None:
+    """How the runtimes of a pool are asked, also if only to confirm; None where they are not."""
+    if isinstance(discovery, ModelMesh):
+        return discovery.confirm
+    return discovery if isinstance(discovery, Asked) else None
 
 
 def runtime_url(endpoint: Endpoint, discovery: Asked) -> str:
