@@ -13,6 +13,7 @@ from xds_server.mesh.model import Protocol, Service
 from xds_server.mesh.naming import with_names
 from xds_server.mesh.policies import Fallback, Policy, Selector
 from xds_server.mesh.pools import ModelMesh, Pool
+from xds_server.mesh.ports import with_ports
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Configuration,
@@ -55,10 +56,8 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
-            _for_upstreams(
-                replace(each, routes=tuple(with_names(route, pools, services) for route in each.routes)), pools
-            )
-            for each in _sorted(virtual_services | more_services).values()
+            _for_upstreams(_with_names(with_ports(service, services), pools, services), pools)
+            for service in _sorted(virtual_services | more_services).values()
         ),
         declared=tuple(sorted({each for part in parts for each in part.declared})),
     )
@@ -125,6 +124,13 @@ def _policy(pool: Pool, written: Mapping[str, Policy]) -> Policy:
     missed = Fallback.ANY_ENDPOINT if isinstance(pool.discovery, ModelMesh) else Fallback.NO_FALLBACK
     selector = Selector((pool.subset_key,), pool.not_loaded or missed)
     return replace(rule, selectors=(selector,), implied_by=pool.name)
+
+
+def _with_names(
+    service: VirtualService, pools: Mapping[str, Pool], services: Mapping[str, Service]
+) -> VirtualService:
+    """Where requests name their model, on routes to pools: the header `model`, and what the pools say."""
+    return replace(service, routes=tuple(with_names(route, pools, services) for route in service.routes))
 
 
 def _for_upstreams(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from xds_server.mesh.layout import AUTO, PoolLayout
-
 from xds_server.mesh.request import MODEL_HEADERS, RequestNames
 
 if TYPE_CHECKING:
