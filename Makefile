@@ -5,6 +5,9 @@ VENV ?= .venv
 MLSERVER_VENV ?= .venv-mlserver
 # MLServer 1.7 runs on Python 3.9 to 3.12; name another interpreter when yours is newer.
 MLSERVER_PYTHON ?= $(PYTHON)
+TRITON_VENV ?= .venv-triton
+# Triton's Python backend runs models in this interpreter, by its shared library: 3.8 to 3.13.
+TRITON_PYTHON ?= $(PYTHON)
 RUNTIME ?= embedded
 # Most tests wait for processes more than they compute; the tests of one file stay together.
 PYTEST_FLAGS ?= -n 3 --dist loadfile
@@ -12,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver demo test check format bench soak lock envoy-files clean
+.PHONY: help install install-mlserver install-triton demo test check format bench soak lock envoy-files crd clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,13 +36,20 @@ $(MLSERVER_VENV)/.installed: requirements-mlserver.lock | $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --python $(MLSERVER_VENV)/bin/python --require-hashes -r requirements-mlserver.lock
 	touch $@
 
+install-triton: $(TRITON_VENV)/.installed ## real Triton (CPU), in an environment of its own
+
+$(TRITON_VENV)/.installed: requirements-triton.lock | $(VENV)/.installed
+	$(TRITON_PYTHON) -m venv $(TRITON_VENV)
+	$(BIN)/uv pip install --quiet --no-deps --python $(TRITON_VENV)/bin/python --require-hashes -r requirements-triton.lock
+	touch $@
+
 demo: $(VENV)/.installed ## the demo: make demo [KEEP=1] [RUNTIME=mlserver]
 ifeq ($(RUNTIME),mlserver)
 	$(MAKE) --no-print-directory install-mlserver
 endif
 	$(BIN)/python -m xds_server.demo --runtime $(RUNTIME) $(if $(KEEP),--keep) $(DEMO_FLAGS)
 
-test: $(VENV)/.installed $(MLSERVER_VENV)/.installed ## every test, on real Envoy and real MLServer
+test: $(VENV)/.installed $(MLSERVER_VENV)/.installed $(TRITON_VENV)/.installed ## every test, on real Envoy, MLServer and Triton
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/.installed ## format, lint, types, import layers, Dockerfile
@@ -66,9 +76,13 @@ envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 --xds xds-server:18000 \
 	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > envoy/gateway-mtls.yaml
 
+crd: $(VENV)/.installed ## write deploy/crd/modelpools.yaml again
+	$(BIN)/xds-server crd > deploy/crd/modelpools.yaml
+
 lock: $(VENV)/.installed ## resolve the lock files again: make lock [UPGRADE=--upgrade]
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements-mlserver.in -o requirements-mlserver.lock
+	$(BIN)/uv pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements-triton.in -o requirements-triton.lock
 
 clean: ## environments and everything that the targets made
-	rm -rf $(VENV) $(MLSERVER_VENV) .demo demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(MLSERVER_VENV) $(TRITON_VENV) .demo demo-report .pytest_cache .mypy_cache .ruff_cache .hypothesis

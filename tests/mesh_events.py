@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import (
@@ -51,24 +52,36 @@ def configured(
     return ConfigurationReplaced(source=source, configuration=configuration(letters, discovery=discovery))
 
 
-def reported(letter: str, models: str | tuple[ModelState, ...], at: float = 1.0) -> ModelsReported:
-    """`models` as words: READY ones plain, others as `name=STATE`."""
+def reported(
+    letter: str, models: str | tuple[ModelState, ...], at: float = 1.0, source: str = SOURCE
+) -> ModelsReported:
+    """`models` as words: READY ones plain, others as `name=STATE`; `name@7` is loading and READY at 7.
+
+    `client:runtime` before those says that the runtime has another name for it.
+    """
     rows = tuple(_row(word) for word in models.split()) if isinstance(models, str) else models
-    return ModelsReported(endpoint=eid(letter), source=SOURCE, models=rows, at=at)
+    return ModelsReported(endpoint=eid(letter), source=source, models=rows, at=at)
 
 
 def _row(word: str) -> ModelState:
-    name, _, state = word.partition("=")
-    return ModelState(name, "1", state or "READY")
+    named, _, state = word.partition("=")
+    names, _, ready_at = named.partition("@")
+    name, _, runtime_name = names.partition(":")
+    at = float(ready_at) if ready_at else inf
+    return ModelState(name, "1", state or ("LOADING" if ready_at else "READY"), "", at, runtime_name)
 
 
-def refused(letter: str, at: float) -> ReportFailed:
-    return ReportFailed(endpoint=eid(letter), source=SOURCE, kind=FailureKind.REFUSED, error="refused", at=at)
+def refused(letter: str, at: float, source: str = SOURCE) -> ReportFailed:
+    return ReportFailed(endpoint=eid(letter), source=source, kind=FailureKind.REFUSED, error="refused", at=at)
 
 
-def timed_out(letter: str, at: float, asked: float | None = None) -> ReportFailed:
+def lost(letter: str, at: float, source: str = SOURCE) -> ReportFailed:
+    return ReportFailed(endpoint=eid(letter), source=source, kind=FailureKind.LOST, error="lost", at=at)
+
+
+def timed_out(letter: str, at: float, asked: float | None = None, source: str = SOURCE) -> ReportFailed:
     return ReportFailed(
-        endpoint=eid(letter), source=SOURCE, kind=FailureKind.TIMEOUT, error="late", at=at, asked=asked
+        endpoint=eid(letter), source=source, kind=FailureKind.TIMEOUT, error="late", at=at, asked=asked
     )
 
 

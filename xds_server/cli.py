@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xds_server import __version__
+from xds_server import __version__, cli_plan
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
     DEFAULT_XDS,
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_server(commands)
     _add_documents(commands)
+    _add_cluster(commands)
     _add_clients(commands)
     return parser
 
@@ -153,6 +154,19 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         action="store_true",
         help="ask the runtimes once, so that their models are in the output",
     )
+
+    sub = _add(
+        commands,
+        "plan",
+        cli_plan.run,
+        "predict layout, rebuild time, bytes and memory for a fleet that you have in mind",
+        epilog=cli_plan.EPILOG,
+    )
+    cli_plan.add_plan_options(sub)
+
+
+def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _add(commands, "crd", _crd, "print the CustomResourceDefinition of ModelPool, for kubectl apply -f -")
 
 
 def _add_clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -258,6 +272,13 @@ def _render(options: argparse.Namespace) -> int:
         labels=options.label,
         discover=options.discover,
     )
+
+
+def _crd(_: argparse.Namespace) -> int:
+    from xds_server.config.crd import model_pool_crd_yaml
+
+    sys.stdout.write(model_pool_crd_yaml())
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.mlserver import MLServer, write_model
+from tests.runtime_calls import Calls
 from xds_server.mesh.events import ConfigurationReplaced, FailureKind, ModelState
 from xds_server.mesh.mesh import Mesh
 from xds_server.mesh.model import Endpoint, EndpointId, Health, Service, ServicePort
 from xds_server.mesh.pools import OpenInference, Pool
 from xds_server.mesh.routing import Configuration
-from xds_server.sources.runtimes.open_inference import (
-    OpenInferenceClient,
-    RuntimeRefusedError,
-    RuntimeUnreadableError,
-)
+from xds_server.sources.runtimes.answers import RuntimeRefusedError, RuntimeUnreadableError
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import targets
 
@@ -55,8 +52,8 @@ def replica(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[OpenInferenceClient]:
-    async with OpenInferenceClient() as opened:
+async def client() -> AsyncIterator[Calls]:
+    async with Calls() as opened:
         yield opened
 
 
@@ -65,7 +62,7 @@ def nothing_loaded(replica: MLServer) -> None:
     replica.hold([])
 
 
-async def states(client: OpenInferenceClient, replica: MLServer) -> dict[str, str]:
+async def states(client: Calls, replica: MLServer) -> dict[str, str]:
     return {row.name: row.state for row in await client.index(replica.url, LIMIT)}
 
 

@@ -27,7 +27,12 @@ def endpoint(number: int, **more: Any) -> dict[str, Any]:
         "reported_at": 990.0,
         "age_seconds": 0.412,
         "failure": None,
+        "sources": [],
     } | more
+
+
+def source(name: str, **more: Any) -> dict[str, Any]:
+    return {"source": name, "rows": 1, "stale_seconds": None, "failure": None} | more
 
 
 def row(name: str, state: str = "READY") -> dict[str, str]:
@@ -87,6 +92,24 @@ def shown(document: dict[str, Any], width: int = 80) -> str:
     return text
 
 
+def test_of_several_sources_the_failing_one_is_named() -> None:
+    failure = {"kind": "lost", "error": "etcd is out of reach", "since": 940.0, "last": 940.0}
+    lines = shown(
+        status(
+            services=[
+                service(
+                    endpoint(
+                        1,
+                        health="STALE",
+                        sources=[source("modelmesh", failure=failure, stale_seconds=60.0), source("report")],
+                    )
+                )
+            ]
+        )
+    )
+    assert "1: modelmesh lost for 1 min: etcd is out of reach" in lines
+
+
 def test_the_whole_status() -> None:
     failure = {"kind": "timeout", "error": "no answer within 2 s", "since": 985.0, "last": 997.0}
     problem = {"text": "zz.yaml:7: document 2 (Gateway ns/g), spec.servers: found nothing; expected a list"}
@@ -102,6 +125,7 @@ def test_the_whole_status() -> None:
                     routed=["sk"],
                     health="SUSPECT",
                     failure=failure,
+                    sources=[source("open-inference", failure=failure, stale_seconds=15.0)],
                     age_seconds=75.0,
                 ),
             ),
@@ -134,7 +158,7 @@ ModelPool ns/models, key modelmesh.asm.alibabacloud.com
 1   10.0.0.1:9001   a      OK             0   0.4 s
 2   10.0.0.2:9001   b      OK             1   0.4 s
 3   10.0.0.3:9001          SUSPECT        1   1 min
-  3: timeout for 12 s: no answer within 2 s
+  3: timeout for 15 s: no answer within 2 s
 
 model      1   2   3
 ────────────────────

@@ -18,8 +18,8 @@ from tests.scripted_runtime import answering, scripted
 from xds_server import app
 from xds_server.mesh.events import FailureKind, ModelsReported, ModelState, ReportFailed
 from xds_server.mesh.model import EndpointId
+from xds_server.mesh.pools import OpenInference
 from xds_server.settings import ServeOptions
-from xds_server.sources.runtimes.poller import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tests.scripted_runtime import Request
 
 Captured = pytest.CaptureFixture[str]
+
+
+SOURCE = OpenInference.source
 
 
 def write(directory: Path, url: str, models: str = "{openInference: {interval: 50ms, timeout: 20s}}") -> Path:
@@ -144,7 +147,13 @@ async def test_a_grace_ends_by_itself(tmp_path: Path, monkeypatch: pytest.Monkey
             now = server._clock()
             server._emit(ModelsReported(endpoint=one, source=SOURCE, models=(ModelState("m"),), at=now))
             server._emit(
-                ReportFailed(endpoint=one, source=SOURCE, kind=FailureKind.TIMEOUT, error="x", at=now + 0.001)
+                ReportFailed(
+                    endpoint=one,
+                    source=SOURCE,
+                    kind=FailureKind.TIMEOUT,
+                    error="x",
+                    at=now + 0.001,
+                )
             )
             assert "SUSPECT" in (await running.get("/status"))[1]
             await running.until("/status", "DOWN")

@@ -32,7 +32,7 @@ endpoints:
   - address: 10.0.0.2
   - address: "fd00::0:1"
     ports: {grpc: 7000, rest: 9101}
-    labels: {stage: prod, app: a}
+    labels: {stage: prod, app: a, xds-server.dev/pod: models-7}
     locality: eu/a/rack-1
     weight: 3
 """,
@@ -50,9 +50,10 @@ endpoints:
             Endpoint(
                 EndpointId("models", "fd00::1", 9001),
                 {"http": 9001, "grpc": 7000, "h2": 8035, "rest": 9101},
-                {"app": "a", "stage": "prod"},
+                {"app": "a", "stage": "prod", "xds-server.dev/pod": "models-7"},
                 Locality("eu", "a", "rack-1"),
                 3,
+                "models-7",
             ),
         )
         assert {endpoint.id.service for endpoint in configuration.endpoints[2:]} == {"models.example.com"}

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.mesh_events import (
+    DISCOVERY,
     HOST,
+    SOURCE,
     configured,
     eid,
+    lost,
     refused,
     reported,
     timed_out,
@@ -20,34 +23,45 @@ from tests.mesh_events import (
 )
 from xds_server.mesh.events import ConfigurationReplaced, WithdrawalCancelled, WithdrawalStarted
 from xds_server.mesh.mesh import Mesh
+from xds_server.mesh.pools import Annotations, ModelMesh, Push
 
 if TYPE_CHECKING:
     from xds_server.mesh.model import PlacedEndpoint
 
 LETTERS = "abc"
-MODELS = ["", "m", "n", "m n", "m=LOADING", "m n=UNAVAILABLE"]
+MODELS = ["", "m", "n", "m n", "m=LOADING", "m n=UNAVAILABLE", "m@20 n@70", "m:id@30", "id"]
+SOURCES = [SOURCE, "report", "annotation/one", "annotation/two", "modelmesh"]
+WAYS = [
+    DISCOVERY,
+    Annotations(),
+    Push(5),
+    ModelMesh("file", "mm/"),
+    ModelMesh("file", "mm/", 30, DISCOVERY),
+    ModelMesh("file", "mm/", 30, DISCOVERY, push=True),
+]
 
-outcomes = st.one_of(st.sampled_from(MODELS), st.sampled_from([refused, timed_out]))
+outcomes = st.one_of(st.sampled_from(MODELS), st.sampled_from([refused, timed_out, lost]))
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[object]]:
-    """Events by key, each key's in the order of time: every endpoint's polls, configuration, withdrawals."""
-    found: list[list[object]] = [[configured(LETTERS)]]
+    """Events by key, each key's in the order of time: configuration, each endpoint's sources, withdrawals."""
+    found: list[list[object]] = [[configured(LETTERS, discovery=draw(st.sampled_from(WAYS)))]]
     for letter in LETTERS:
-        times = sorted(draw(st.lists(st.integers(0, 60), max_size=6, unique=True)))
-        polls = [draw(outcomes) for _ in times]
-        found.append(
-            [
-                reported(letter, outcome, at) if isinstance(outcome, str) else outcome(letter, at)
-                for outcome, at in zip(polls, times, strict=True)
-            ]
-        )
+        for source in draw(st.lists(st.sampled_from(SOURCES), min_size=1, max_size=3, unique=True)):
+            times = sorted(draw(st.lists(st.integers(0, 60), max_size=6, unique=True)))
+            found.append([_told(letter, draw(outcomes), at, source) for at in times])
     for number in range(draw(st.integers(0, 2))):
         begun = withdrawn(draw(st.sampled_from(LETTERS)), "m", draw(st.integers(0, 60)), f"w{number}")
         cancelled = [WithdrawalCancelled(id=begun.id)] if draw(st.booleans()) else []
         found.append([begun, *cancelled])
     return found
+
+
+def _told(letter, outcome, at, source):
+    if isinstance(outcome, str):
+        return reported(letter, outcome, at, source)
+    return outcome(letter, at, source=source)
 
 
 def woven(histories: list[list[object]], choices: st.DataObject) -> list[object]:

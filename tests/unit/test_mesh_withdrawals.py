@@ -48,7 +48,7 @@ def test_it_ends_when_the_runtime_reports_the_model_gone():
 
 
 def test_a_report_from_before_its_start_does_not_end_it():
-    mesh = told(configured("a"), reported("a", "n", 1), withdrawn("a", "m", 2))
+    mesh = told(configured("a"), reported("a", "m n", 0), reported("a", "n", 1), withdrawn("a", "m", 2))
     assert mesh.withdrawals()
     mesh.apply(reported("a", "n", 2))
     assert mesh.withdrawals()

@@ -14,7 +14,7 @@ from aiohttp import web
 from xds_server.mesh.model import Endpoint, EndpointId
 from xds_server.mesh.pools import OpenInference, Pool, StaticModels
 from xds_server.moves.errors import NoRuntimeError, RuntimeRefusedError, RuntimeSilentError
-from xds_server.moves.runtimes import OpenInferenceRuntimes
+from xds_server.moves.runtimes import AskedRuntimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,8 +55,8 @@ async def done(_: Request) -> Response:
 
 async def test_orders_go_to_the_port_of_the_pools_discovery() -> None:
     async with runtime(done) as (there, asked):
-        await OpenInferenceRuntimes().load(there, POOL, "m", 5)
-        await OpenInferenceRuntimes().unload(there, POOL, "m", 5)
+        await AskedRuntimes().load(there, POOL, "m", 5)
+        await AskedRuntimes().unload(there, POOL, "m", 5)
     assert asked == ["/v2/repository/models/m/load", "/v2/repository/models/m/unload"]
 
 
@@ -67,7 +67,7 @@ async def test_a_refusal_is_quoted(action: str) -> None:
 
     async with runtime(broken) as (there, _):
         with pytest.raises(RuntimeRefusedError, match="out of memory"):
-            await getattr(OpenInferenceRuntimes(), action)(there, POOL, "m", 5)
+            await getattr(AskedRuntimes(), action)(there, POOL, "m", 5)
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
@@ -75,7 +75,7 @@ async def test_nobody_listening_is_a_refusal(action: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(RuntimeRefusedError, match="no usable answer"):
-            await getattr(OpenInferenceRuntimes(), action)(endpoint(unused.getsockname()[1]), POOL, "m", 5)
+            await getattr(AskedRuntimes(), action)(endpoint(unused.getsockname()[1]), POOL, "m", 5)
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
@@ -86,10 +86,10 @@ async def test_no_answer_is_silence(action: str) -> None:
 
     async with runtime(never) as (there, _):
         with pytest.raises(RuntimeSilentError, match=r"within 0\.05 s"):
-            await getattr(OpenInferenceRuntimes(), action)(there, POOL, "m", 0.05)
+            await getattr(AskedRuntimes(), action)(there, POOL, "m", 0.05)
 
 
 async def test_a_fixed_list_has_no_api() -> None:
     pool = replace(POOL, discovery=StaticModels({}))
     with pytest.raises(NoRuntimeError, match="ns/models"):
-        await OpenInferenceRuntimes().load(endpoint(1), pool, "m", 5)
+        await AskedRuntimes().load(endpoint(1), pool, "m", 5)

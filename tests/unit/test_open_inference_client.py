@@ -14,21 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.runtime_calls import Calls
 from tests.scripted_runtime import answering, rows, scripted
 from xds_server.mesh.events import FailureKind, ModelState
-from xds_server.sources.runtimes import open_inference
-from xds_server.sources.runtimes.open_inference import (
-    OpenInferenceClient,
-    RuntimeRefusedError,
-    RuntimeUnreadableError,
-    parse_index,
-)
+from xds_server.sources.runtimes import http
+from xds_server.sources.runtimes.answers import RuntimeRefusedError, RuntimeUnreadableError
+from xds_server.sources.runtimes.open_inference import parse as parse_index
 
 LIMIT = 5.0
 
 
 async def failure(url: str, limit: float = LIMIT) -> RuntimeUnreadableError:
-    async with OpenInferenceClient() as client:
+    async with Calls() as client:
         with pytest.raises(RuntimeUnreadableError) as caught:
             await client.index(url, limit)
     return caught.value
@@ -111,7 +108,7 @@ async def test_the_index_is_asked_with_a_body_and_over_one_connection():
         bodies.append(request.body)
         await request.answer(rows("m"))
 
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         for _ in range(5):
             assert await client.index(runtime.url, LIMIT) == (ModelState("m", "1"),)
     assert bodies == [b"{}"] * 5
@@ -120,7 +117,7 @@ async def test_the_index_is_asked_with_a_body_and_over_one_connection():
 
 
 async def test_equal_bytes_give_the_same_index_object():
-    async with answering("m") as runtime, OpenInferenceClient() as client:
+    async with answering("m") as runtime, Calls() as client:
         first = await client.read(runtime.url, LIMIT)
         assert await client.read(runtime.url, LIMIT, first) is first
 
@@ -150,7 +147,7 @@ async def test_a_kept_connection_that_the_peer_had_closed_is_no_refusal():
         else:
             await request.answer(rows("m"))
 
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         for _ in range(3):
             assert await client.index(runtime.url, LIMIT) == (ModelState("m", "1"),)
     assert runtime.connections == 2
@@ -158,7 +155,7 @@ async def test_a_kept_connection_that_the_peer_had_closed_is_no_refusal():
 
 
 async def test_a_runtime_that_goes_away_between_two_polls_is_refused():
-    async with OpenInferenceClient() as client:
+    async with Calls() as client:
         async with answering("m") as runtime:
             await client.index(runtime.url, LIMIT)
         with pytest.raises(RuntimeUnreadableError) as caught:
@@ -183,7 +180,7 @@ async def test_a_connection_that_breaks_while_the_request_is_written_is_refused(
 
 async def test_a_kept_connection_that_breaks_while_the_request_is_written_is_no_refusal(monkeypatch):
     """It had been closed between two polls: the request goes out again, on a new connection."""
-    async with answering("m") as runtime, OpenInferenceClient() as client:
+    async with answering("m") as runtime, Calls() as client:
         await client.index(runtime.url, LIMIT)
         write, broken = aiohttp.ClientRequest.write_bytes, []
 
@@ -241,7 +238,7 @@ async def test_other_answers_are_bad(data, found):
 
 
 async def test_an_answer_without_end_is_cut(monkeypatch):
-    monkeypatch.setattr(open_inference, "MAX_ANSWER", 1000)
+    monkeypatch.setattr(http, "MAX_ANSWER", 1000)
 
     async def script(request):
         await request.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -267,7 +264,7 @@ async def test_a_certificate_that_is_not_trusted_is_a_bad_answer(monkeypatch):
         sock.close()
         raise ssl.SSLCertVerificationError(1, "self-signed certificate")
 
-    async with answering("m") as runtime, OpenInferenceClient() as client:
+    async with answering("m") as runtime, Calls() as client:
         monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", refuse)
         with pytest.raises(RuntimeUnreadableError) as caught:
             await client.index(runtime.url.replace("http:", "https:"), LIMIT)
@@ -292,7 +289,7 @@ async def test_ipv6_addresses_in_brackets():
 
     server = await asyncio.start_server(serve, "::1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, OpenInferenceClient() as client:
+    async with server, Calls() as client:
         assert await client.index(f"http://[::1]:{port}", LIMIT) == ()
 
 
@@ -300,7 +297,7 @@ async def test_load_and_unload_quote_the_name():
     async def script(request):
         await request.answer(b"")
 
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         await client.load(runtime.url, "team a/mnist#1?ü%", LIMIT)
         await client.unload(runtime.url, "team a/mnist#1?ü%", LIMIT)
     path = "/v2/repository/models/team%20a%2Fmnist%231%3F%C3%BC%25"
@@ -311,7 +308,7 @@ async def test_a_refused_load_says_what_the_runtime_said():
     async def script(request):
         await request.answer(b'{"error": "no such model"}', "404 Not Found")
 
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         with pytest.raises(RuntimeRefusedError) as caught:
             await client.load(runtime.url, "m", LIMIT)
     assert (caught.value.status, caught.value.body) == (404, '{"error": "no such model"}')
@@ -322,7 +319,7 @@ async def test_a_load_that_takes_too_long_is_a_timeout():
     async def script(request):
         await asyncio.Event().wait()
 
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         with pytest.raises(
             RuntimeUnreadableError, match=r"did not answer the load of 'm' within 0.05 s"
         ) as caught:
@@ -338,7 +335,7 @@ async def test_a_refused_unload_is_done_if_the_model_is_not_ready(state, done):
         else:
             await request.answer(rows("m", state=state) + rows("other"))
 
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         if done:
             await client.unload(runtime.url, "m", LIMIT)
         else:
@@ -355,7 +352,7 @@ async def test_loads_that_hang_do_not_hold_up_the_index():
         await request.answer(rows("m"))
 
     all_hang = asyncio.Event()
-    async with scripted(script) as runtime, OpenInferenceClient() as client:
+    async with scripted(script) as runtime, Calls() as client:
         loads = [asyncio.create_task(client.load(runtime.url, f"m{n}", LIMIT)) for n in range(10)]
         await asyncio.wait_for(all_hang.wait(), LIMIT)
         assert await client.index(runtime.url, LIMIT)

@@ -13,11 +13,13 @@ from structlog.testing import capture_logs
 from tests.mesh_events import eid
 from tests.scripted_runtime import answering, rows, scripted
 from xds_server.mesh.events import FailureKind, ModelsReported, ModelState, ReportFailed, ReportsForgotten
-from xds_server.sources.runtimes.open_inference import Index, RuntimeUnreadableError
-from xds_server.sources.runtimes.poller import SOURCE, Poller
+from xds_server.mesh.pools import OpenInference
+from xds_server.sources.runtimes.answers import Index, RuntimeUnreadableError
+from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import Target
 
 LIMIT = 5.0
+SOURCE = OpenInference.source
 A, B = eid("a"), eid("b")
 
 
@@ -68,11 +70,18 @@ class FakeClient:
         self.asked = []
         self.takes = takes
         self.closed = False
+        self.forgotten = []
 
-    async def read(self, url, *_):
-        self.asked.append((asyncio.get_running_loop().time(), url))
+    async def read(self, target, *_):
+        self.asked.append((asyncio.get_running_loop().time(), target.url))
         await asyncio.sleep(self.takes)
         return Index(b"[]", ())
+
+    async def forget(self, target):
+        self.forgotten.append(target.url)
+
+    def follows(self, _target):
+        return False
 
     async def close(self):
         self.closed = True

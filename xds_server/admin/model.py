@@ -52,10 +52,28 @@ class FailureRecord(TypedDict):
     last: float
 
 
+class SourceRecord(TypedDict):
+    """One of the sources that count for a replica: its last good report's rows and age in seconds.
+
+    `stale_seconds`: for how long it has been failing; None while it is not.
+    """
+
+    source: str
+    rows: int
+    reported_at: float | None
+    age_seconds: float | None
+    stale_seconds: float | None
+    failure: FailureRecord | None
+
+
 class EndpointRecord(TypedDict):
-    """One replica. `routed`: the models that Envoy is told of. Ages in seconds."""
+    """One replica. `routed`: the models that Envoy is told of. Ages in seconds.
+
+    `source`, its age and its failure are those of the source that was heard last, of all `sources`.
+    """
 
     endpoint: str
+    pod: str
     ports: dict[str, int]
     labels: dict[str, str]
     zone: str
@@ -67,6 +85,7 @@ class EndpointRecord(TypedDict):
     reported_at: float | None
     age_seconds: float | None
     failure: FailureRecord | None
+    sources: list[SourceRecord]
 
 
 class ServiceRecord(TypedDict):

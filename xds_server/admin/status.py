@@ -16,13 +16,14 @@ if TYPE_CHECKING:
         PlaceRecord,
         ProblemRecord,
         ServiceRecord,
+        SourceRecord,
         Status,
         WithdrawalRecord,
     )
     from xds_server.admin.state import AdminState, Files
     from xds_server.config.problems import Problem
     from xds_server.mesh.mesh import Mesh
-    from xds_server.mesh.status import EndpointStatus, Failure, Withdrawal
+    from xds_server.mesh.status import EndpointStatus, Failure, SourceStatus, Withdrawal
 
 
 def build(state: AdminState) -> Status:
@@ -108,6 +109,7 @@ def _endpoint(status: EndpointStatus, now: float) -> EndpointRecord:
     endpoint, reported = status.endpoint, status.reported_at
     return {
         "endpoint": str(endpoint.id),
+        "pod": endpoint.pod,
         "ports": dict(endpoint.ports),
         "labels": dict(endpoint.labels),
         "zone": endpoint.locality.zone,
@@ -120,9 +122,26 @@ def _endpoint(status: EndpointStatus, now: float) -> EndpointRecord:
         "withdrawn": list(status.withdrawn),
         "source": status.source,
         "reported_at": reported,
-        "age_seconds": None if reported is None else round(max(0.0, now - reported), 3),
+        "age_seconds": _age(reported, now),
         "failure": None if status.failure is None else _failure(status.failure),
+        "sources": [_source(each, now) for each in status.sources],
     }
+
+
+def _source(status: SourceStatus, now: float) -> SourceRecord:
+    failure = status.failure
+    return {
+        "source": status.source,
+        "rows": status.rows,
+        "reported_at": status.reported_at,
+        "age_seconds": _age(status.reported_at, now),
+        "stale_seconds": None if failure is None else _age(failure.since, now),
+        "failure": None if failure is None else _failure(failure),
+    }
+
+
+def _age(at: float | None, now: float) -> float | None:
+    return None if at is None else round(max(0.0, now - at), 3)
 
 
 def _failure(failure: Failure) -> FailureRecord:

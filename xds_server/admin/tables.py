@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from xds_server.admin.model import (
         ClientRecord,
@@ -142,10 +142,19 @@ def _replicas(endpoints: list[EndpointRecord], out: Console) -> None:
         )
     out.print(table)
     for number, endpoint in enumerate(endpoints, 1):
-        failure = endpoint["failure"]
+        for line in _failures(endpoint):
+            out.print(_indented(f"{number}: {line}"))
+
+
+def _failures(endpoint: EndpointRecord) -> Iterator[str]:
+    """What fails, in words; by source where several tell of the replica."""
+    several = len(endpoint["sources"]) > 1
+    for source in endpoint["sources"]:
+        failure = source["failure"]
         if failure is not None:
-            lasted = duration(failure["last"] - failure["since"])
-            out.print(_indented(f"{number}: {failure['kind']} for {lasted}: {plain(failure['error'])}"))
+            name = f"{plain(source['source'])} " if several else ""
+            lasted = duration(source["stale_seconds"] or 0.0)
+            yield f"{name}{failure['kind']} for {lasted}: {plain(failure['error'])}"
 
 
 def _models(endpoints: list[EndpointRecord], out: Console) -> None:

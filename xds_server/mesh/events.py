@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import EndpointId
+    from xds_server.mesh.model import Endpoint, EndpointId
     from xds_server.mesh.routing import Configuration
 
 
@@ -22,14 +23,35 @@ class ConfigurationReplaced:
     configuration: Configuration
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointsChanged:
+    """`source` now declares these endpoints of `service` so, and the `removed` ones no more; all others stay.
+
+    For sources whose endpoints come and go one by one: the cost is that of the endpoints named here.
+    """
+
+    source: str
+    service: str
+    declared: tuple[Endpoint, ...] = ()
+    removed: tuple[EndpointId, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ModelState:
-    """One row of a repository index: `state` as the runtime says it, normalised to upper case."""
+    """One row of what a runtime lists: `state` as the runtime says it, normalised to upper case.
+
+    `ready_at`: when (epoch seconds) a row that is not READY counts as such by its age; infinity: never.
+    `runtime_name`: what the runtime calls the model, where clients call it by another name.
+    `base`: the model that this one is an adapter of, where the runtime tells.
+    """
 
     name: str
     version: str = ""
     state: str = "READY"
     reason: str = ""
+    ready_at: float = inf
+    runtime_name: str = ""
+    base: str = ""
 
     @property
     def ready(self) -> bool:
@@ -55,6 +77,9 @@ class FailureKind(StrEnum):
     TIMEOUT = "timeout"
     BAD_ANSWER = "bad-answer"
     """An answer that is no repository index: status, body or shape."""
+    LOST = "lost"
+    """What told us is out of reach (a reporter's stream, etcd, the API server): nothing is said of the
+    replica, so its models stay for as long as it takes, STALE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +127,7 @@ class WithdrawalCancelled:
 
 Event = (
     ConfigurationReplaced
+    | EndpointsChanged
     | ModelsReported
     | ReportFailed
     | ReportsForgotten

@@ -6,12 +6,14 @@ No judgement and no pictures here: service_view.py makes those from what it find
 from __future__ import annotations
 
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.reports import Record, leading
+from xds_server.mesh.origins import Origin, origin_of
+from xds_server.mesh.reports import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from xds_server.mesh.events import (
         ModelsReported,
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     )
     from xds_server.mesh.model import EndpointId
 
+_NOTHING: Mapping[str, Record] = MappingProxyType({})
+
 
 class Facts:
     """All that the sources have reported, whether or not the endpoint is configured (yet)."""
@@ -29,29 +33,28 @@ class Facts:
         self.now = -inf
         """The latest time that was passed to Mesh.expire."""
         self._records: dict[EndpointId, dict[str, Record]] = {}
-        self._worked: dict[str, float] = {}
+        self._worked: dict[tuple[str, Origin], float] = {}
         self._withdrawals: dict[str, WithdrawalStarted] = {}
         self._held: dict[EndpointId, dict[str, WithdrawalStarted]] = {}
 
-    def record(self, endpoint: EndpointId) -> Record | None:
-        """The record that counts for `endpoint`; None while nobody has reported on it."""
-        records = self._records.get(endpoint)
-        return leading(records.values()) if records else None
+    def records(self, endpoint: EndpointId) -> Mapping[str, Record]:
+        """What each source said about `endpoint`, whichever of them count (joins.py)."""
+        return self._records.get(endpoint, _NOTHING)
 
-    def worked(self, host: str) -> float:
-        """When any endpoint of the service last gave a good report; minus infinity if none ever did."""
-        return self._worked.get(host, -inf)
+    def worked(self, host: str, origin: Origin) -> float:
+        """When sources of this kind last told of any endpoint of the service; minus infinity: never."""
+        return self._worked.get((host, origin), -inf)
 
     def report(self, event: ModelsReported) -> tuple[bool, bool]:
         """Take a good report; returns (turned, models changed), see Record.report."""
-        host = event.endpoint.service
-        self._worked[host] = max(self.worked(host), event.at)
+        host, origin = event.endpoint.service, origin_of(event.source)
+        self._worked[host, origin] = max(self.worked(host, origin), event.at)
         turned, changed = self._own(event).report(event)
-        return turned or self._shared(event.endpoint), changed
+        return turned or self._rivalled(event), changed
 
     def fail(self, event: ReportFailed) -> bool:
         """Take a failure; returns whether the endpoint's standing among its pool may have turned."""
-        return self._own(event).fail(event) or self._shared(event.endpoint)
+        return self._own(event).fail(event) or self._rivalled(event)
 
     def forget(self, event: ReportsForgotten) -> bool:
         """Drop what a source said about an endpoint; returns whether there was anything."""
@@ -60,13 +63,6 @@ class Facts:
         if not records:
             self._records.pop(event.endpoint, None)
         return known
-
-    def failing(self) -> Iterable[tuple[EndpointId, float]]:
-        """Every endpoint whose counting record is in a run of failures, with the run's beginning."""
-        for endpoint in self._records:
-            record = self.record(endpoint)
-            if record is not None and record.failure is not None:
-                yield endpoint, record.failure.since
 
     def withdraw(self, event: WithdrawalStarted) -> bool:
         """Take a withdrawal; returns whether it holds (a later report may already have ended it)."""
@@ -111,10 +107,14 @@ class Facts:
         records = self._records.setdefault(event.endpoint, {})
         return records.setdefault(event.source, Record(event.source))
 
-    def _shared(self, endpoint: EndpointId) -> bool:
-        """With several sources, any event may change which record counts."""
-        return len(self._records[endpoint]) > 1
+    def _rivalled(self, event: ModelsReported | ReportFailed) -> bool:
+        """With several sources that ask one runtime, any event may change which of them counts."""
+        if origin_of(event.source) is not Origin.ASKED:
+            return False
+        others = (source for source in self._records[event.endpoint] if source != event.source)
+        return any(origin_of(source) is Origin.ASKED for source in others)
 
     def _ended(self, event: WithdrawalStarted) -> bool:
-        record = self.record(event.endpoint)
-        return record is not None and record.last_absent(event.model) > event.at
+        """Whether any source that had called the model READY has since reported it gone."""
+        records = self.records(event.endpoint).values()
+        return any(record.last_absent(event.model) > event.at for record in records)

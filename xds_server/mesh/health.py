@@ -13,6 +13,8 @@ The rules, and the reason of each:
 - Until each endpoint of a pool that begins to be asked was heard once, by an answer or a refusal, what
   the others say is not the whole picture. A silent one is waited for as long as it would keep its models
   (PATIENCE at most): a replica that is only slow while this server restarts must not lose them.
+- What told us may be out of reach itself (LOST): that says nothing of the replica, which keeps its models
+  for as long as it takes, marked STALE.
 - When one answers again, the others are only dropped by the failure of a poll that began after that
   answer; they may well be next to recover.
 """
@@ -23,12 +25,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
+from xds_server.mesh.events import FailureKind
 from xds_server.mesh.model import Health
-from xds_server.mesh.pools import Discovery, OpenInference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from xds_server.mesh.pools import Asked
     from xds_server.mesh.reports import Record
     from xds_server.mesh.status import Failure
 
@@ -49,15 +52,10 @@ class Tolerance:
     patience: float
 
     @classmethod
-    def of(cls, discovery: OpenInference) -> Tolerance:
+    def of(cls, discovery: Asked) -> Tolerance:
         """The window covers two polls, since endpoints are polled at different phases."""
         window = max(2 * (discovery.interval + discovery.timeout), discovery.grace)
         return cls(discovery.grace, window, min(discovery.grace, PATIENCE))
-
-
-def tolerance(discovery: Discovery | None) -> Tolerance | None:
-    """The tolerance of a pool whose runtimes are asked; None where nobody is asked."""
-    return Tolerance.of(discovery) if isinstance(discovery, OpenInference) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +98,6 @@ NO_COMMON_FAILURE = CommonFailure(inf, -inf, -inf)
 """One value for all that is none, so that a change from one to another is no change."""
 
 
-def waits_until(first: Iterable[Record | None], every: Iterable[Record | None], patience: float) -> float:
-    """Until when (epoch seconds) those of `first` that were not heard yet are waited for.
-
-    Minus infinity if all were heard; infinity while none of `every` endpoint has answered.
-    """
-    if all(record is not None and (record.first_at is not None or record.refused) for record in first):
-        return -inf
-    answers = (record.first_at for record in every if record is not None and record.first_at is not None)
-    return min(answers, default=inf) + patience
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What counts for one endpoint: how its discovery stands, its models, whether Envoy may use it."""
@@ -125,12 +112,14 @@ DOWN = Verdict(Health.DOWN, healthy=False)
 
 
 def judge(record: Record | None, common: CommonFailure, limits: Tolerance, now: float) -> Verdict:
-    """What counts for an endpoint of a pool whose runtimes are asked, at `now` (epoch seconds)."""
+    """What one source's record makes of an endpoint at `now` (epoch seconds)."""
     if record is None:
         return PENDING
     failure = record.failure
     if failure is None:
         return Verdict(Health.OK, record.ready)
+    if failure.kind is FailureKind.LOST and not record.refused:
+        return Verdict(Health.STALE, record.ready)
     if record.reported_at is not None and common.holds(failure, limits.window):
         return Verdict(Health.STALE, record.ready)
     if record.refused or max(now, failure.last) >= failure.since + limits.grace:

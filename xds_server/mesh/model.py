@@ -57,12 +57,23 @@ class Locality:
     sub_zone: str = ""
 
 
+class Condition(StrEnum):
+    """What the source says of a replica itself, whatever its runtime says of its models."""
+
+    READY = "READY"
+    NOT_READY = "NOT_READY"
+    """It takes no requests (yet)."""
+    TERMINATING = "TERMINATING"
+    """It is going: no new requests, though those under way may end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One runtime replica as its source describes it; its models are a separate fact.
 
     `ports` maps each service port's name to the port on this endpoint (extra names are allowed:
-    a pool's discovery may name one of them). `weight` is Envoy's load balancing weight, >= 1.
+    a pool's discovery may name one of them). `weight` is Envoy's load balancing weight, >= 1. `pod` is the
+    name of the pod that it runs in, where there is one.
     """
 
     id: EndpointId
@@ -70,6 +81,8 @@ class Endpoint:
     labels: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     locality: Locality = Locality()
     weight: int = 1
+    pod: str = ""
+    condition: Condition = Condition.READY
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,10 +114,15 @@ class Health(StrEnum):
     PENDING = "PENDING"  # not asked yet
     SUSPECT = "SUSPECT"
     """Failing, within its grace: its models stay."""
+    NOT_READY = "NOT_READY"
+    """Its source says so; no models, unhealthy for Envoy."""
+    TERMINATING = "TERMINATING"
+    """Its source says so; no models, unhealthy for Envoy."""
     DOWN = "DOWN"
     """Refused, or failing past its grace: no models, unhealthy for Envoy."""
     STALE = "STALE"
-    """All replicas of the pool fail together: the last picture stays in force."""
+    """All replicas of the pool fail together, or what told us of this one is out of reach: the last
+    picture stays in force."""
 
 
 @dataclass(frozen=True, slots=True)

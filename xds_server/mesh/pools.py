@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
+
+from xds_server.mesh.layout import AUTO, PoolLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,18 +21,95 @@ DEFAULT_MODEL_HEADER = "model"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenInference:
-    """Discovery through the repository index of the Open Inference Protocol (KServe V2).
+class SecretHeader:
+    """A request header whose value is in a file, read by this server at each question."""
+
+    name: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Discovery by asking each endpoint's runtime; what it speaks is the subclass.
 
     `port`: a name in the endpoint's ports, a number, or None for the traffic port.
     Times in seconds. `grace`: how long a replica that times out keeps its models.
     """
+
+    source: ClassVar[str] = ""
+    """The name under which the mesh keeps what such a runtime tells."""
 
     port: str | int | None = None
     scheme: str = "http"
     interval: float = 1.0
     timeout: float = 2.0
     grace: float = 10.0
+    header: SecretHeader | None = None
+
+
+class OpenInferenceProtocol(StrEnum):
+    """How the Open Inference Protocol's repository API is spoken to."""
+
+    REST = "REST"
+    GRPC = "GRPC"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInference(Asked):
+    """The repository index of the Open Inference Protocol (KServe V2): MLServer, Triton."""
+
+    source: ClassVar[str] = "open-inference"
+    protocol: OpenInferenceProtocol = OpenInferenceProtocol.REST
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI(Asked):
+    """The list of models and adapters of OpenAI-style servers: vLLM, SGLang."""
+
+    source: ClassVar[str] = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCpp(Asked):
+    """The router mode of llama.cpp's server."""
+
+    source: ClassVar[str] = "llama-cpp"
+
+
+@dataclass(frozen=True, slots=True)
+class Ollama(Asked):
+    """Ollama's list of what is in memory."""
+
+    source: ClassVar[str] = "ollama"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFlowServing(Asked):
+    """TensorFlow Serving, which lists nothing: `models` are asked for one by one."""
+
+    source: ClassVar[str] = "tensorflow-serving"
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TorchServe(Asked):
+    """TorchServe's management API."""
+
+    source: ClassVar[str] = "torch-serve"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVino(Asked):
+    """OpenVINO Model Server's configuration API."""
+
+    source: ClassVar[str] = "open-vino"
+
+
+@dataclass(frozen=True, slots=True)
+class KServe(Asked):
+    """KServe's own Python server."""
+
+    source: ClassVar[str] = "kserve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +119,35 @@ class StaticModels:
     models: Mapping[str, tuple[str, ...]]
 
 
-Discovery = OpenInference | StaticModels
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """The pods' annotations say it, one for each writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A reporter beside each runtime says it. `grace`: as above, for what the reporter finds; seconds."""
+
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMesh:
+    """ModelMesh's registry in etcd says it; a copy counts `loaded_after` seconds after its load began.
+
+    `connection_file`: the `etcd_connection` JSON; `prefix`: of the service's keys, below the file's
+    root_prefix, with a slash at its end. `confirm` and `push`: runtimes that are asked, and reporters,
+    which make it exact.
+    """
+
+    connection_file: str
+    prefix: str
+    loaded_after: float = 30.0
+    confirm: Asked | None = None
+    push: bool = False
+
+
+Discovery = Asked | StaticModels | Annotations | Push | ModelMesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +164,4 @@ class Pool:
     subset_key: str = DEFAULT_SUBSET_KEY
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
+    layout: PoolLayout = AUTO

@@ -16,6 +16,9 @@ from xds_server.mesh.status import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+MEMORY = 3600.0
+"""Seconds for which a name that is no longer READY is remembered: longer than any withdrawal lasts."""
+
 
 @dataclass(slots=True)
 class Record:
@@ -35,6 +38,8 @@ class Record:
     refused: bool = False
     gap: tuple[float, float] = (-inf, inf)
     _absent: Mapping[str, float] = field(default_factory=dict)
+    _left: dict[str, float] = field(default_factory=dict)
+    """Names that were READY and are not, with when they left; only of the last MEMORY seconds."""
 
     def report(self, event: ModelsReported) -> tuple[bool, bool]:
         """Take a good report; returns (turned, models changed).
@@ -46,48 +51,61 @@ class Record:
             began = self.failure.since if self.failure and self.reported_at is not None else -inf
             self.gap = (began, event.at)
             self.failure, self.refused = None, False
-        changed = self._take_rows(event.models)
+        changed = self._take_rows(event)
         self.reported_at = event.at
         self.first_at = event.at if self.first_at is None else self.first_at
         return turned, changed
 
     def fail(self, event: ReportFailed) -> bool:
-        """Take a failure; returns whether it began a run."""
-        turned = self.failure is None
-        since = event.at if self.failure is None else self.failure.since
+        """Take a failure; returns whether it began a run.
+
+        A source out of reach says nothing of the replica, so that a failure after it begins a run anew.
+        """
+        before = self.failure
+        turned = before is None or (before.kind is FailureKind.LOST and event.kind is not FailureKind.LOST)
+        since = event.at if before is None or turned else before.since
         self.failure = Failure(event.kind, event.error, since, event.at, event.asked)
         self.refused = self.refused or event.kind is FailureKind.REFUSED
         return turned
 
     def last_absent(self, model: str) -> float:
-        """When `model` was last reported as not READY; minus infinity if it never was."""
+        """When `model`, which was READY before, was last reported as not READY; else minus infinity.
+
+        A source that never listed the model knows nothing of it: another one of the endpoint may.
+        """
         if self.reported_at is None:
             return -inf
-        return self._absent.get(model, self.reported_at)
+        return self._absent.get(model, self.reported_at if model in self._left else -inf)
 
-    def _take_rows(self, rows: tuple[ModelState, ...]) -> bool:
+    def _take_rows(self, event: ModelsReported) -> bool:
+        """Take the rows; returns whether what counts may be another."""
+        rows = event.models
         if rows == self.rows:
             return False
+        timed = any(row.ready_at < inf for row in (*rows, *self.rows))
         self.rows = rows
         ready = ready_names(rows)
         if ready == self.ready:
-            return False
+            return timed
         before = -inf if self.reported_at is None else self.reported_at
-        self._absent = {name: self._absent.get(name, before) for name in ready}
+        gone = self._absent.keys() - set(ready)
+        self._absent = {
+            name: self._absent.get(name, before if name in self._left else -inf) for name in ready
+        }
+        left = {name: at for name, at in self._left.items() if at > event.at - MEMORY}
+        self._left = {name: at for name, at in left.items() if name not in self._absent}
+        self._left |= dict.fromkeys(gone, event.at)
         self.ready = ready
         return True
 
 
 def ready_names(rows: Iterable[ModelState]) -> tuple[str, ...]:
-    """The names of which any version is READY, sorted, each once."""
-    return tuple(sorted({row.name for row in rows if row.ready}))
+    """The names of which any version is READY, or will be by its age; sorted, each once."""
+    return tuple(sorted({row.name for row in rows if row.ready or row.ready_at < inf}))
 
 
 def leading(records: Iterable[Record]) -> Record | None:
-    """The record that counts where several sources report on one endpoint: who got an answer last.
-
-    Each report claims to be complete, so the newest one is right; equal times go by source name.
-    """
+    """The one who got an answer last. Equal times go by source name."""
 
     def freshness(record: Record) -> tuple[float, float, str]:
         answered = -inf if record.reported_at is None else record.reported_at

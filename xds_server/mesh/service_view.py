@@ -10,22 +10,24 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import ModelState
-from xds_server.mesh.health import (
-    NO_COMMON_FAILURE,
-    CommonFailure,
-    Tolerance,
-    Verdict,
-    judge,
-    tolerance,
-    waits_until,
+from xds_server.mesh.health import NO_COMMON_FAILURE, CommonFailure, Verdict
+from xds_server.mesh.joins import Joined, waits_until, way_of
+from xds_server.mesh.model import (
+    Condition,
+    Endpoint,
+    EndpointId,
+    Health,
+    PlacedEndpoint,
+    Service,
+    ServicePicture,
 )
-from xds_server.mesh.model import Endpoint, EndpointId, Health, PlacedEndpoint, Service, ServicePicture
+from xds_server.mesh.origins import Origin
 from xds_server.mesh.places import addresses, normalised
 from xds_server.mesh.pools import Pool, StaticModels
-from xds_server.mesh.status import EndpointStatus
+from xds_server.mesh.status import EndpointStatus, SourceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from xds_server.mesh.facts import Facts
     from xds_server.mesh.policies import Policy
@@ -55,11 +57,13 @@ class ServiceView:
         self._pool = pool
         self._facts = facts
         self._endpoints = {endpoint.id: endpoint for endpoint in sorted(endpoints, key=lambda e: e.id)}
-        self._limits: Tolerance | None = tolerance(pool.discovery) if pool else None
+        self._way = way_of(pool.discovery) if pool else None
         self._static = _static_models(pool, self._endpoints.values())
         self._common = NO_COMMON_FAILURE
         self._turned = True
         self._fresh = True
+        self._moved = False
+        """Whether endpoints came or left since the picture was made."""
         self._touched: set[EndpointId] = set()
         self._picture: ServicePicture | None = None
         self._placed: dict[EndpointId, PlacedEndpoint] = {}
@@ -67,15 +71,40 @@ class ServiceView:
         self._first = frozenset(self._endpoints)
         """Those that the pool began with, who are all to be heard before it counts as known."""
         if before is not None:
-            if before._limits is not None:  # noqa: SLF001 - the same class
+            if before._way is not None:  # noqa: SLF001 - the same class
                 self._known, self._first = before._known, before._first & self._first  # noqa: SLF001
             self._picture = before._picture  # noqa: SLF001 - the same class
             self._placed = {key: p for key, p in before._placed.items() if key in self._endpoints}  # noqa: SLF001
 
-    @property
-    def grace(self) -> float | None:
-        """The pool's grace period in seconds; None where no runtime is asked."""
-        return self._limits.grace if self._limits else None
+    def deadline(self, endpoint: EndpointId) -> float:
+        """When (epoch seconds) time alone next changes how the endpoint stands; infinity if it does not."""
+        joined = self._joined(endpoint) if endpoint in self._endpoints else None
+        return inf if joined is None else joined.deadline(self._facts.now)
+
+    def endpoint(self, key: EndpointId) -> Endpoint | None:
+        """The endpoint of this id; None if the service has none."""
+        return self._endpoints.get(key)
+
+    def change(self, changes: Mapping[EndpointId, Endpoint | None]) -> None:
+        """Take endpoints that came, changed or (None) left; `settle` afterwards."""
+        came_or_left = False
+        for key, endpoint in changes.items():
+            came_or_left = came_or_left or endpoint is None or key not in self._endpoints
+            if endpoint is None:
+                self._endpoints.pop(key, None)
+                self._placed.pop(key, None)
+                self._touched.discard(key)
+            else:
+                self._endpoints[key] = endpoint
+                self._touched.add(key)
+        if self._static:
+            self._static = {key: models for key, models in self._static.items() if key not in changes}
+        self._static |= _static_models(self._pool, [each for each in changes.values() if each is not None])
+        if came_or_left:
+            self._first &= self._endpoints.keys()
+            self._endpoints = {key: self._endpoints[key] for key in sorted(self._endpoints, key=_in_order)}
+            self._moved = True
+            self.turn()
 
     @property
     def endpoint_ids(self) -> Iterable[EndpointId]:
@@ -85,9 +114,9 @@ class ServiceView:
     @property
     def waits_until(self) -> float | None:
         """When (epoch seconds) the pool counts as known at the latest; None if it does, or for no limit."""
-        if self._known or self._limits is None:
+        if self._known or self._way is None:
             return None
-        until = self._waits_until(self._limits)
+        until = self._waits_until()
         return until if -inf < until < inf else None
 
     def turn(self) -> None:
@@ -121,8 +150,12 @@ class ServiceView:
         else:
             for endpoint in self._touched:
                 placed = self._place(endpoint)
-                changed = changed or placed is not self._placed[endpoint]
+                changed = changed or placed is not self._placed.get(endpoint)
                 self._placed[endpoint] = placed
+        if self._moved:
+            changed = True
+            self._placed = {endpoint: self._placed[endpoint] for endpoint in self._endpoints}
+        self._moved = False
         self._touched.clear()
         return self._compose(changed=changed)
 
@@ -150,25 +183,36 @@ class ServiceView:
         return True
 
     def _is_known(self) -> bool:
-        if self._limits is None or not self._endpoints:
+        if self._way is None or not self._endpoints:
             return True
-        worked = self._facts.worked(self._service.host) > -inf
-        return worked and self._waits_until(self._limits) <= self._facts.now
+        worked = self._facts.worked(self._service.host, self._way.lists) > -inf
+        return worked and self._waits_until() <= self._facts.now
 
-    def _waits_until(self, limits: Tolerance) -> float:
-        record = self._facts.record
-        return waits_until(map(record, self._first), map(record, self._endpoints), limits.patience)
+    def _waits_until(self) -> float:
+        patience = self._way.limits.patience if self._way else 0.0
+        return waits_until(self._all_joined(self._first), self._all_joined(self._endpoints), patience)
 
     def _common_failure(self) -> CommonFailure:
-        if self._limits is None:
+        if self._way is None or not self._way.asks:
             return NO_COMMON_FAILURE
-        records = map(self._facts.record, self._endpoints)
-        return CommonFailure.of(records, self._facts.worked(self._service.host))
+        records = (joined.asked for joined in self._all_joined(self._endpoints))
+        return CommonFailure.of(records, self._facts.worked(self._service.host, Origin.ASKED))
+
+    def _joined(self, endpoint: EndpointId) -> Joined | None:
+        return None if self._way is None else Joined(self._way, self._facts.records(endpoint))
+
+    def _all_joined(self, endpoints: Iterable[EndpointId]) -> Iterator[Joined]:
+        joined = map(self._joined, endpoints)
+        return (each for each in joined if each is not None)
 
     def _judge(self, endpoint: EndpointId) -> Verdict:
-        if self._limits is None:
+        condition = self._endpoints[endpoint].condition
+        if condition is not Condition.READY:
+            return Verdict(Health(condition.value), healthy=False)
+        joined = self._joined(endpoint)
+        if joined is None:
             return Verdict(Health.OK, self._static.get(endpoint, ()))
-        return judge(self._facts.record(endpoint), self._common, self._limits, self._facts.now)
+        return joined.judge(self._common, self._facts.now)
 
     def _place(self, endpoint: EndpointId) -> PlacedEndpoint:
         """The endpoint as Envoy is to see it: the same object as before if nothing of it changed."""
@@ -182,21 +226,31 @@ class ServiceView:
 
     def _status(self, endpoint: Endpoint) -> EndpointStatus:
         key = endpoint.id
-        record = self._facts.record(key) if self._limits else None
+        joined = self._joined(key)
+        record = joined.leading if joined else None
         static = tuple(ModelState(name) for name in self._static.get(key, ()))
         return EndpointStatus(
             endpoint=endpoint,
             health=self._judge(key).health,
-            models=record.rows if record else static,
+            models=joined.rows(self._common, self._facts.now) if joined else static,
             routed=self._placed[key].models,
             withdrawn=tuple(sorted(self._facts.withdrawn(key))),
             source=record.source if record else STATIC_SOURCE if static else "",
             reported_at=record.reported_at if record else None,
             failure=record.failure if record else None,
+            sources=tuple(
+                SourceStatus(each.source, each.reported_at, len(each.rows), each.failure)
+                for each in (joined.all if joined else ())
+            ),
         )
 
 
-def _static_models(pool: Pool | None, endpoints: Iterable[Endpoint]) -> Mapping[EndpointId, tuple[str, ...]]:
+def _in_order(key: EndpointId) -> tuple[str, int]:
+    """Sort the endpoints of one service by plain values: comparing ids themselves takes ten times as long."""
+    return key.address, key.port
+
+
+def _static_models(pool: Pool | None, endpoints: Iterable[Endpoint]) -> dict[EndpointId, tuple[str, ...]]:
     """The models that a pool lists itself, for each endpoint that one of its addresses names."""
     if pool is None or not isinstance(pool.discovery, StaticModels):
         return {}

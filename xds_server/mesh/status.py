@@ -43,12 +43,23 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """One of the sources that count for an endpoint: how many rows it last gave, when, and what fails."""
+
+    source: str
+    reported_at: float | None
+    rows: int
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointStatus:
     """One endpoint with all that is known of it, and why.
 
     `models` are all rows of the last good report, in any state, also where they no longer count;
     `routed` is what goes to Envoy; `withdrawn` are names held back by a withdrawal. `reported_at` is
     the time of the last good report in epoch seconds. `source` is empty while nobody has reported.
+    `sources` are all that count, `source`, `reported_at` and `failure` those of the one heard last.
     """
 
     endpoint: Endpoint
@@ -59,6 +70,7 @@ class EndpointStatus:
     source: str = ""
     reported_at: float | None = None
     failure: Failure | None = None
+    sources: tuple[SourceStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.pools import OpenInference
+from xds_server.mesh.pools import Asked
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
     CancelledMoveError,
@@ -14,6 +14,7 @@ from xds_server.moves.errors import (
     NotHeldError,
     UnknownEndpointError,
 )
+from xds_server.sources.runtimes.client import loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,17 +122,22 @@ def runtime_pool(mesh: Mesh, endpoint: Endpoint) -> Pool:
     """Return the pool whose runtime API serves the endpoint.
 
     Raises:
-        NoRuntimeError: the service has no pool, or the pool's models are a fixed list.
+        NoRuntimeError: the service has no pool, the pool's models are a fixed list, or its runtimes have
+            no call that loads or unloads.
     """
     pool = mesh.service(endpoint.id.service).pool
     if pool is None:
         raise NoRuntimeError(
             f"service {endpoint.id.service} has no ModelPool: nothing is known of a runtime at {endpoint.id}"
         )
-    if not isinstance(pool.discovery, OpenInference):
+    if not isinstance(pool.discovery, Asked):
         raise NoRuntimeError(
             f"ModelPool {pool.name} lists its models itself (models.static): there is no runtime API to "
             "load or unload through; change the document instead"
+        )
+    if not loads(pool.discovery):
+        raise NoRuntimeError(
+            f"ModelPool {pool.name}: {pool.discovery.source} has no call that loads or unloads a model"
         )
     return pool
 

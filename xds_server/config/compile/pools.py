@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic.alias_generators import to_camel
+
+from xds_server.config.compile.runtimes import asked
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
-from xds_server.mesh.pools import OpenInference, Pool, StaticModels
+from xds_server.mesh.pools import Pool, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +19,6 @@ if TYPE_CHECKING:
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
     from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec
-    from xds_server.config.documents.pool_models import OpenInferencePart
     from xds_server.mesh.policies import Policy, Selector
     from xds_server.mesh.pools import Discovery
 
@@ -43,6 +46,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            layout=PoolLayout(spec.layout.type, spec.layout.shards, spec.layout.budget),
         )
 
 
@@ -90,32 +94,38 @@ def _mend(policy: Policy, key: str) -> str:
 
 
 def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:
-    models = document.spec.models
-    if models.open_inference is not None:
-        _check_port(document, host, context, models.open_inference)
-        part = models.open_inference
-        return OpenInference(part.port, part.scheme.value, part.interval, part.timeout, part.grace)
+    way = asked(document.spec.models)
+    if way is not None:
+        field, discovery = way
+        _check_port(document, host, context, to_camel(field), discovery.port)
+        return discovery
     return StaticModels(_placements(document, host, context))
 
 
 def _check_port(
-    document: Document[ModelPoolSpec], host: str, context: Context, part: OpenInferencePart
+    document: Document[ModelPoolSpec], host: str, context: Context, way: str, port: str | int | None
 ) -> None:
     """A port's name must be known to every endpoint."""
     endpoints = context.endpoints[host]
-    lacking = [endpoint for endpoint in endpoints if part.port not in endpoint.ports]
-    if isinstance(part.port, str) and lacking:
+    lacking = [endpoint for endpoint in endpoints if port not in endpoint.ports]
+    if isinstance(port, str) and lacking:
         common = sorted(set.intersection(*(set(endpoint.ports) for endpoint in endpoints)))
         problem = document.place.problem(
-            ("spec", "models", "openInference", "port"),
-            f"{describe(part.port)}, which endpoint {lacking[0].id} of {host} has no port for",
+            ("spec", "models", way, "port"),
+            f"{describe(port)}, which endpoint {lacking[0].id} of {host} has no port for",
             f"a name in the ports of every endpoint: {join_or(common)}",
         )
         context.problems.append(problem)
 
 
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:
-    """Models by endpoint id, whichever of the endpoint's ports the document names it by."""
+    """Models by endpoint id, whichever of the endpoint's ports the document names it by.
+
+    Endpoints that another source declares may come later: they are taken by the names given.
+    """
+    if context.is_elsewhere(host):
+        written = document.spec.models.static or {}
+        return {name: tuple(sorted(written[name])) for name in sorted(written)}
     known = {
         join_host_port(endpoint.id.address, port): str(endpoint.id)
         for endpoint in context.endpoints[host]

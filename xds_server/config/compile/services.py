@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from xds_server.config.documents import Document
     from xds_server.config.documents.service_entry import EndpointPart, ServiceEntrySpec
 
+POD_LABEL = "xds-server.dev/pod"
+"""The label of an endpoint that names the pod which it runs in."""
+
 
 def compile_services(documents: Iterable[Document[ServiceEntrySpec]], context: Context) -> None:
     """Adds each host of each document as a service with all of the document's endpoints."""
@@ -47,4 +50,5 @@ def _endpoint(host: str, part: EndpointPart, spec: ServiceEntrySpec) -> Endpoint
         labels=dict(sorted(part.labels.items())),
         locality=Locality(region, zone, sub_zone),
         weight=part.weight,
+        pod=part.labels.get(POD_LABEL, ""),
     )

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, model_validator
 from pydantic.alias_generators import to_camel
 
-from xds_server.config.documents.base import Duration, NonEmpty, Once, OneOf, Part, Seconds, expected
+from xds_server.config.documents.base import NonEmpty, Once, Part, expected
+from xds_server.config.documents.pool_runtimes import (
+    KServePart,
+    LlamaCppPart,
+    OllamaPart,
+    OpenAIPart,
+    OpenInferencePart,
+    OpenVinoPart,
+    TensorFlowServingPart,
+    TorchServePart,
+)
 from xds_server.config.problems import join_or
 
-_LAST_PORT = 65535
-
-
-class Scheme(StrEnum):
-    """How a runtime's API is spoken to."""
-
-    HTTP = "http"
-    HTTPS = "https"
-
-
-def _port_or_name(value: object) -> str | int:
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LAST_PORT:
-        return value
-    raise expected("a name in the endpoints' ports, or a port number from 1 to 65535")
-
-
-class OpenInferencePart(Part):
-    """The repository index of the Open Inference Protocol (KServe V2)."""
-
-    port: Annotated[str | int, BeforeValidator(_port_or_name)] | None = None
-    scheme: Annotated[Scheme, BeforeValidator(OneOf(Scheme))] = Scheme.HTTP
-    interval: Annotated[float, BeforeValidator(Seconds(0.01))] = 1.0
-    timeout: Annotated[float, BeforeValidator(Seconds(0.01))] = 2.0
-    grace: Duration = 10.0
-
-
-WAYS = ("open_inference", "static")
+WAYS = (
+    "open_inference",
+    "openai",
+    "llama_cpp",
+    "ollama",
+    "tensorflow_serving",
+    "torch_serve",
+    "open_vino",
+    "kserve",
+    "static",
+)
 """The fields of ModelsPart of which exactly one is given."""
 
-ALL_DEFAULTS = frozenset({"openInference"})
+ALL_DEFAULTS = frozenset(
+    {"openInference", "openai", "llamaCpp", "ollama", "torchServe", "openVino", "kserve"}
+)
 """Those that mean something with nothing under them."""
 
 ModelNames = Annotated[list[NonEmpty], AfterValidator(Once("model"))]
@@ -52,6 +45,13 @@ class ModelsPart(Part):
     """Exactly one way to learn what is loaded where."""
 
     open_inference: OpenInferencePart | None = None
+    openai: OpenAIPart | None = None
+    llama_cpp: LlamaCppPart | None = None
+    ollama: OllamaPart | None = None
+    tensorflow_serving: TensorFlowServingPart | None = None
+    torch_serve: TorchServePart | None = None
+    open_vino: OpenVinoPart | None = None
+    kserve: KServePart | None = None
     static: dict[NonEmpty, ModelNames] | None = None
 
     @model_validator(mode="before")

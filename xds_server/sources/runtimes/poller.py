@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from xds_server.mesh.events import ModelsReported, ReportFailed, ReportsForgotten
-from xds_server.sources.runtimes.open_inference import OpenInferenceClient, RuntimeUnreadableError
-from xds_server.sources.runtimes.targets import Target
+from xds_server.sources.runtimes.answers import RuntimeUnreadableError
+from xds_server.sources.runtimes.client import RuntimeClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from xds_server.mesh.events import Event, FailureKind
     from xds_server.mesh.model import EndpointId
-    from xds_server.sources.runtimes.open_inference import Index
-
-__all__ = ["SOURCE", "Poller", "Target"]
-
-SOURCE = "open-inference"
-"""The name under which the mesh keeps what is learnt here."""
+    from xds_server.sources.runtimes.answers import Index
+    from xds_server.sources.runtimes.asking import Target
 
 EARLIEST = 0.9
 """A poll follows the one before after this share of the interval at the earliest, after all of it at the
@@ -38,11 +34,25 @@ FIRST_WITHIN = 1.0
 """Seconds within which a new endpoint is asked first, where its interval is longer than that."""
 
 
+FOLLOW_AGAIN = 5.0
+"""Seconds before a runtime that tells of changes by itself is listened to again after it broke off. It is
+polled all the while."""
+
+
 class ReadsIndex(Protocol):
     """What the poller needs of a client."""
 
-    async def read(self, url: str, timeout: float, previous: Index | None = None) -> Index:  # noqa: ASYNC109
-        """The repository index. RuntimeUnreadableError when there is none to be had."""
+    async def read(self, target: Target, previous: Index | None = None) -> Index:
+        """What the runtime has. RuntimeUnreadableError when that is not to be had."""
+
+    async def forget(self, target: Target) -> None:
+        """Close what is kept for a runtime that is no longer asked."""
+
+    def follows(self, target: Target) -> bool:
+        """Whether the runtime tells of changes by itself."""
+
+    def changes(self, target: Target) -> AsyncIterator[None]:
+        """One item for each such change. RuntimeUnreadableError when it cannot be followed."""
 
     async def close(self) -> None:
         """Close every connection."""
@@ -55,6 +65,8 @@ class _Watch:
     endpoint: EndpointId
     target: Target
     task: asyncio.Task[None] | None = None
+    follower: asyncio.Task[None] | None = None
+    """Listens to a runtime that tells of changes by itself."""
     started: int = 0
     finished: int = 0
     wanted: int = 0
@@ -90,7 +102,7 @@ class Poller:
     ) -> None:
         self._emit = emit
         self._on_error = on_error
-        self._client: ReadsIndex = client if client is not None else OpenInferenceClient()
+        self._client: ReadsIndex = client if client is not None else RuntimeClient()
         self._clock = clock
         self._rng = rng if rng is not None else random.Random()  # noqa: S311 - jitter, no secret
         self._loop = asyncio.get_running_loop()
@@ -111,16 +123,35 @@ class Poller:
         """
         if self._closed:
             raise RuntimeError("the poller is closed")
+        left: dict[str, Target] = {}
         for endpoint in [endpoint for endpoint in self._watches if endpoint not in targets]:
-            self._remove(self._watches.pop(endpoint))
-            self._emit(ReportsForgotten(endpoint=endpoint, source=SOURCE))
+            gone = self._watches.pop(endpoint)
+            self._remove(gone)
+            left[gone.target.url] = gone.target
+            self._emit(ReportsForgotten(endpoint=endpoint, source=gone.target.discovery.source))
         for endpoint, target in targets.items():
             watch = self._watches.get(endpoint)
             if watch is None:
                 self._add(endpoint, target)
             elif watch.target != target:
-                watch.target = target
-                _hurry(watch)
+                left[watch.target.url] = watch.target
+                self._change(watch, target)
+        for url in left.keys() - {target.url for target in targets.values()}:
+            self._forget(left[url])
+
+    def _change(self, watch: _Watch, target: Target) -> None:
+        before, watch.target = watch.target, target
+        if before.discovery.source != target.discovery.source:
+            self._emit(ReportsForgotten(endpoint=watch.endpoint, source=before.discovery.source))
+        if before.discovery != target.discovery:
+            watch.index = None
+        self._follow(watch)
+        _hurry(watch)
+
+    def _forget(self, target: Target) -> None:
+        task = asyncio.create_task(self._client.forget(target), name=f"forget {target.url}")
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
 
     async def poll_now(self, endpoint: EndpointId) -> None:
         """Ask at once; returns when a poll that started after this call has been reported.
@@ -168,13 +199,37 @@ class Poller:
         self._watches[endpoint] = watch
         watch.task = asyncio.create_task(self._run(watch), name=f"poll {endpoint} of {endpoint.service}")
         watch.task.add_done_callback(self._ended)
+        self._follow(watch)
 
     def _remove(self, watch: _Watch) -> None:
         gone = LookupError(f"{watch.endpoint} of {watch.endpoint.service} is no longer asked for its models")
         _fail_waiting(watch, gone)
-        if watch.task is not None and not watch.task.done():
-            self._ending.add(watch.task)
-            watch.task.cancel()
+        self._cancel(watch.task)
+        self._cancel(watch.follower)
+
+    def _cancel(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None and not task.done():
+            self._ending.add(task)
+            task.cancel()
+
+    def _follow(self, watch: _Watch) -> None:
+        """Listen to the runtime where it tells of changes, and no longer to the one before."""
+        self._cancel(watch.follower)
+        watch.follower = None
+        if self._client.follows(watch.target):
+            name = f"follow {watch.endpoint} of {watch.endpoint.service}"
+            watch.follower = asyncio.create_task(self._listen(watch, watch.target), name=name)
+            watch.follower.add_done_callback(self._ended)
+
+    async def _listen(self, watch: _Watch, target: Target) -> None:
+        """Poll at once when the runtime says that something changed; its events are no facts."""
+        while True:
+            try:
+                async for _ in self._client.changes(target):
+                    _hurry(watch)
+            except RuntimeUnreadableError as error:
+                self._log.info("runtime cannot be followed", endpoint=str(watch.endpoint), error=str(error))
+            await asyncio.sleep(FOLLOW_AGAIN)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A polling task ends by being cancelled, or by a defect, which must not go unseen."""
@@ -195,11 +250,17 @@ class Poller:
                 target, begun = watch.target, self._loop.time()
                 watch.started += 1
                 await self._poll(watch, target)
-                due = begun + self._rng.uniform(EARLIEST, 1.0) * target.interval
+                due = self._due(watch, begun + self._rng.uniform(EARLIEST, 1.0) * target.interval)
         except Exception as error:
             self._watches.pop(watch.endpoint, None)
             _fail_waiting(watch, error)
             raise
+
+    def _due(self, watch: _Watch, due: float) -> float:
+        """When to ask next: not later than the runtime itself says that its answer holds."""
+        until = watch.index.until if watch.index is not None else None
+        left = until - self._clock() if until is not None else 0.0
+        return min(due, self._loop.time() + left) if left > 0 else due
 
     async def _rest(self, watch: _Watch, due: float) -> None:
         bell: asyncio.Future[None] = self._loop.create_future()
@@ -215,15 +276,15 @@ class Poller:
         """Ask once and report it, unless the target changed meanwhile: then it is asked anew at once."""
         asked = self._clock()
         try:
-            index = await self._client.read(target.url, target.timeout, watch.index)
+            index = await self._client.read(target, watch.index)
         except RuntimeUnreadableError as error:
-            if watch.target.url == target.url:
+            if _same(watch.target, target):
                 self._report_failure(watch, error, asked)
         else:
-            if watch.target.url == target.url:
+            if _same(watch.target, target):
                 self._report(watch, index)
         self.polls += 1
-        if watch.target.url == target.url:
+        if _same(watch.target, target):
             watch.finished = watch.started
             _answer_waiting(watch)
 
@@ -233,7 +294,12 @@ class Poller:
         if previous is None or failing is not None or previous.rows != index.rows:
             self._log_change(watch, previous, index)
         self._emit(
-            ModelsReported(endpoint=watch.endpoint, source=SOURCE, models=index.rows, at=self._clock())
+            ModelsReported(
+                endpoint=watch.endpoint,
+                source=watch.target.discovery.source,
+                models=index.rows,
+                at=self._clock(),
+            )
         )
 
     def _report_failure(self, watch: _Watch, error: RuntimeUnreadableError, asked: float) -> None:
@@ -250,7 +316,7 @@ class Poller:
         self._emit(
             ReportFailed(
                 endpoint=watch.endpoint,
-                source=SOURCE,
+                source=watch.target.discovery.source,
                 kind=error.kind,
                 error=str(error),
                 at=self._clock(),
@@ -275,6 +341,11 @@ class Poller:
         waiter: asyncio.Future[None] = self._loop.create_future()
         watch.waiting.append((number, waiter))
         return waiter
+
+
+def _same(one: Target, other: Target) -> bool:
+    """Whether an answer to one is an answer to the other: all but the times is equal."""
+    return one.url == other.url and type(one.discovery) is type(other.discovery)
 
 
 def _hurry(watch: _Watch) -> None:

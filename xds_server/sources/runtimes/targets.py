@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import join_host_port
-from xds_server.mesh.pools import OpenInference
+from xds_server.mesh.pools import Asked
+from xds_server.sources.runtimes.asking import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,14 +14,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
     from xds_server.mesh.routing import Routing
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A runtime to be asked: its base URL; how often and how long at most, in seconds."""
-
-    url: str
-    interval: float
-    timeout: float
+__all__ = ["Target", "runtime_url", "targets"]
 
 
 def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[EndpointId, Target]:
@@ -32,14 +25,16 @@ def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[En
     """
     found: dict[EndpointId, Target] = {}
     for host, pool in routing.pools.items():
-        if host in services and isinstance(pool.discovery, OpenInference):
+        if host in services and isinstance(pool.discovery, Asked):
             for placed in services[host].endpoints:
                 url = runtime_url(placed.endpoint, pool.discovery)
-                found[placed.endpoint.id] = Target(url, pool.discovery.interval, pool.discovery.timeout)
+                found[placed.endpoint.id] = Target(
+                    url, pool.discovery.interval, pool.discovery.timeout, pool.discovery
+                )
     return found
 
 
-def runtime_url(endpoint: Endpoint, discovery: OpenInference) -> str:
+def runtime_url(endpoint: Endpoint, discovery: Asked) -> str:
     """The base URL of the runtime behind `endpoint`.
 
     Raises:
