@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
+from xds_server.mesh.names import NO_NAMES, Names
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -162,3 +164,4 @@ class Pool:
     subset_key: str = DEFAULT_SUBSET_KEY
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
+    names: Names = NO_NAMES

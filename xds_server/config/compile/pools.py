@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
 
+from xds_server.config.compile.pool_names import names_of
 from xds_server.config.compile.runtimes import asked
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.model import join_host_port
@@ -45,6 +46,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            names=names_of(spec.models),
         )
 
 
