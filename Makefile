@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver install-triton demo test check format bench soak lock envoy-files clean
+.PHONY: help install install-mlserver install-triton demo test check format bench soak lock envoy-files crd clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id sidecar-1 --cluster sidecar --admin 127.0.0.1:9902 > envoy/sidecar.yaml
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 --xds xds-server:18000 \
 	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > envoy/gateway-mtls.yaml
+
+crd: $(VENV)/.installed ## write deploy/crd/modelpools.yaml again
+	$(BIN)/xds-server crd > deploy/crd/modelpools.yaml
 
 lock: $(VENV)/.installed ## resolve the lock files again: make lock [UPGRADE=--upgrade]
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) --all-extras pyproject.toml -o requirements.lock

@@ -81,7 +81,13 @@ class Server:
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
         self.files = FilesSource(options.config, self._emit, lambda _problems: None, clock=self._clock)
         self.mover = Mover(
-            self.mesh, self.hub, self.publisher, self.poller, self.builder.assignments, clock=self._clock
+            self.mesh,
+            self.hub,
+            self.publisher,
+            self.poller,
+            self.builder.assignments,
+            lag=self.builder.lag,
+            clock=self._clock,
         )
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_server(commands)
     _add_documents(commands)
+    _add_cluster(commands)
     _add_clients(commands)
     return parser
 
@@ -162,6 +163,10 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         epilog=cli_plan.EPILOG,
     )
     cli_plan.add_plan_options(sub)
+
+
+def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _add(commands, "crd", _crd, "print the CustomResourceDefinition of ModelPool, for kubectl apply -f -")
 
 
 def _add_clients(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -267,6 +272,13 @@ def _render(options: argparse.Namespace) -> int:
         labels=options.label,
         discover=options.discover,
     )
+
+
+def _crd(_: argparse.Namespace) -> int:
+    from xds_server.config.crd import model_pool_crd_yaml
+
+    sys.stdout.write(model_pool_crd_yaml())
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from xds_server.mesh.layout import LayoutKind
+from xds_server.mesh.layout import MAX_SHARDS, LayoutKind
 from xds_server.resources import law
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _why(fleet: Fleet, chosen: Prediction, single: Prediction, limit: float) -> 
         first = f"one cluster is rebuilt in {found}, within the {within} that a rebuild may take"
     else:
         first = (
-            f"one cluster would be rebuilt in {found} at each change, and its workers serve nothing meanwhile;\n"
+            f"one cluster would be rebuilt in {found} at each change, and its workers serve nothing then;\n"
             f"  {chosen.shards} is the smallest power of two that stays within {within}"
         )
     lines = [first]
@@ -70,7 +70,7 @@ def _why(fleet: Fleet, chosen: Prediction, single: Prediction, limit: float) -> 
         )
     if chosen.rebuild > limit * 1.01:
         lines.append(
-            f"even {law.MAX_SHARDS} clusters stay above it: split the service, raise the budget, or take\n"
+            f"even {MAX_SHARDS} clusters stay above it: split the service, raise the budget, or take\n"
             "  perModel"
         )
     if chosen.share > law.SHARE * 1.01:

@@ -192,13 +192,17 @@ def test_the_index_is_what_is_found_afresh_and_tells_of_every_change(steps, late
     for letter, own, pairs, withdrawn in steps:
         before = {endpoint: index.names(endpoint) for endpoint in state}
         endpoint = eid("abcd"["pqrs".index(letter)])
-        told = index.update(endpoint, own, pairs, withdrawn)
-        state[endpoint] = own, pairs, withdrawn
+        if own == ("a",):
+            told = index.forget(endpoint)
+            state.pop(endpoint, None)
+        else:
+            told = index.update(endpoint, own, pairs, withdrawn)
+            state[endpoint] = own, pairs, withdrawn
+            assert index.is_own(endpoint, own, pairs, withdrawn)
         now = {each: index.names(each) for each in state}
         assert now == afresh(names, state)
-        changed = {each for each in before if before[each] != now[each]}
+        changed = {each for each in before if each in now and before[each] != now[each]}
         assert changed <= told | {endpoint}
-        assert index.is_own(endpoint, own, pairs, withdrawn)
 
 
 def test_a_sticky_share_is_even_and_fixed():

@@ -93,7 +93,7 @@ async def test_a_change_whose_build_failed_is_still_owed(
 ) -> None:
     """Else who asks next would be told of a serial that does not have it."""
 
-    def broken(*_: object) -> ViewCatalog:
+    def broken(*_: object, **__: object) -> ViewCatalog:
         raise RuntimeError("a defect")
 
     load(world, 3, "m")

@@ -31,12 +31,14 @@ class Problem:
     def __str__(self) -> str:
         """`FILE:LINE: document N (SUBJECT), FIELD: found ...; expected ...`, without what is not known.
 
+        An API object has no file and no number: `SUBJECT, FIELD: found ...; expected ...`.
+
         One printable line, whatever the document holds.
         """
         where = self.file + (f":{self.line}" if self.line else "")
         document = f"document {self.document}" if self.document else ""
         if self.subject:
-            document += f" ({self.subject})"
+            document += f" ({self.subject})" if document else self.subject
         place = ", ".join(part for part in (document, self.field) if part)
         line = ": ".join(p for p in (where, place, f"found {self.found}; expected {self.expected}") if p)
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
@@ -51,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One document in one file, which can point at its fields.
+    """One document in one file, or one API object (no file, no number), which can point at its fields.
 
     `base` is the path of the document within its YAML document: empty, but for an item of a List.
     """
@@ -77,7 +79,7 @@ class Place:
 
     def __str__(self) -> str:
         """How another document's problem refers to this one."""
-        return f"{self.subject} ({self.file}, document {self.document})"
+        return f"{self.subject} ({self.file}, document {self.document})" if self.file else self.subject
 
     def _line(self, path: Path) -> int:
         """The line of the value at `path`, or of the nearest thing around it."""

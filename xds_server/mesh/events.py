@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from xds_server.mesh.model import EndpointId
+    from xds_server.mesh.model import Endpoint, EndpointId
     from xds_server.mesh.routing import Configuration
 
 
@@ -21,6 +21,19 @@ class ConfigurationReplaced:
 
     source: str
     configuration: Configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointsChanged:
+    """`source` now declares these endpoints of `service` so, and the `removed` ones no more; all others stay.
+
+    For sources whose endpoints come and go one by one: the cost is that of the endpoints named here.
+    """
+
+    source: str
+    service: str
+    declared: tuple[Endpoint, ...] = ()
+    removed: tuple[EndpointId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -114,6 +127,7 @@ class WithdrawalCancelled:
 
 Event = (
     ConfigurationReplaced
+    | EndpointsChanged
     | ModelsReported
     | ReportFailed
     | ReportsForgotten

@@ -8,6 +8,9 @@ from enum import StrEnum
 BUDGET = 0.005
 """Seconds that a rebuild of one cluster may take in Envoy: the live traffic's p99 follows it."""
 
+MAX_SHARDS = 1024
+"""More clusters cost Envoy more memory than they save time."""
+
 
 class LayoutKind(StrEnum):
     """As documents name it."""
@@ -29,3 +32,7 @@ class PoolLayout:
     kind: LayoutKind = LayoutKind.AUTO
     shards: int | None = None
     budget: float = BUDGET
+
+
+AUTO = PoolLayout()
+"""What a pool gets that asks for nothing."""

@@ -12,8 +12,10 @@ from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from xds_server.mesh.declared import Declared
 from xds_server.mesh.events import (
     ConfigurationReplaced,
+    EndpointsChanged,
     Event,
     ModelsReported,
     ReportFailed,
@@ -23,13 +25,13 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.facts import Facts
 from xds_server.mesh.implied import complete
-from xds_server.mesh.places import addresses, normalised
+from xds_server.mesh.places import Places
 from xds_server.mesh.routing import Configuration, Routing
 from xds_server.mesh.service_view import ServiceView
 from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
 
@@ -51,13 +53,14 @@ class Mesh:
         self._configurations: dict[str, Configuration] = {}
         self._routing = Routing()
         self._views: dict[str, ServiceView] = {}
-        self._by_address: dict[str, tuple[Endpoint, ...]] = {}
+        self._declared = Declared()
+        self._places = Places()
         self._deadlines: list[tuple[float, EndpointId]] = []
         self._incomplete: dict[str, float] = {}
         self._unsettled: set[str] = set()
         self._dirty: set[str] = set()
         self._routing_dirty = False
-        self._pictures: Mapping[str, ServicePicture] | None = None
+        self._pictures: dict[str, ServicePicture] | None = None
 
     def apply(self, event: Event) -> None:
         """Take one event in.
@@ -80,6 +83,8 @@ class Mesh:
                 self._cancel(event.id)
             case ConfigurationReplaced():
                 self._configure(event)
+            case EndpointsChanged():
+                self._change_endpoints(event)
 
     def expire(self, now: float) -> None:
         """Let the graces, ages and waits for silent endpoints end that are over at `now` (epoch seconds)."""
@@ -115,11 +120,11 @@ class Mesh:
         return view.picture
 
     def services(self) -> Mapping[str, ServicePicture]:
-        """All pictures, sorted by host."""
+        """All pictures, sorted by host: a view that follows what changes."""
         self._settle_all()
         if self._pictures is None:
-            self._pictures = MappingProxyType({host: view.picture for host, view in self._views.items()})
-        return self._pictures
+            self._pictures = {host: view.picture for host, view in self._views.items()}
+        return MappingProxyType(self._pictures)
 
     def take_dirty(self) -> Dirty:
         """What changed since the last call, which is thereby forgotten."""
@@ -137,7 +142,7 @@ class Mesh:
 
     def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
         """The endpoints of which any port is HOST:PORT, of one service or of all; sorted by id."""
-        found = self._by_address.get(normalised(host_port), ())
+        found = self._places.find(host_port)
         return tuple(endpoint for endpoint in found if service is None or endpoint.id.service == service)
 
     def withdrawals(self) -> tuple[Withdrawal, ...]:
@@ -197,7 +202,8 @@ class Mesh:
         view = self._views[host]
         if view.settle():
             self._dirty.add(host)
-            self._pictures = None
+            if self._pictures is not None:
+                self._pictures[host] = view.picture
         self._incomplete.pop(host, None)
         if (until := view.waits_until) is not None:
             self._incomplete[host] = until
@@ -216,18 +222,38 @@ class Mesh:
         if routing != self._routing:
             self._routing = routing
             self._routing_dirty = True
-        self._rebuild(_endpoints_by_host(ordered))
+        self._declared.replace(event.source, event.configuration.endpoints)
+        self._rebuild()
         self._unsettled.update(self._views)
         self._announce()
 
-    def _rebuild(self, endpoints: Mapping[str, Mapping[EndpointId, Endpoint]]) -> None:
+    def _change_endpoints(self, event: EndpointsChanged) -> None:
+        touched = self._declared.change(event)
+        view = self._views.get(event.service)
+        if view is None:
+            return
+        changes = {key: self._declared.endpoint(key) for key in touched}
+        changes = {key: endpoint for key, endpoint in changes.items() if view.endpoint(key) != endpoint}
+        if not changes:
+            return
+        for key, endpoint in changes.items():
+            self._places.put(view.endpoint(key), endpoint)
+            if endpoint is None:
+                self._facts.end_withdrawals(key, gone=True)
+        view.change(changes)
+        for key, endpoint in changes.items():
+            if endpoint is not None:
+                self._await_deadline(key)
+        self._mark(event.service)
+
+    def _rebuild(self) -> None:
         before = self._views
         self._views = {
             host: ServiceView(
                 service,
                 policy=self._routing.policies.get(host),
                 pool=self._routing.pools.get(host),
-                endpoints=endpoints.get(host, {}).values(),
+                endpoints=self._declared.endpoints(host),
                 facts=self._facts,
                 before=before.get(host),
             )
@@ -242,26 +268,10 @@ class Mesh:
         self._unsettled -= removed
         self._dirty -= removed
         self._pictures = None
-        self._by_address = _index(endpoints[host] for host in self._views if host in endpoints)
+        self._places = Places(
+            view.endpoint(key) for view in self._views.values() for key in view.endpoint_ids
+        )
         self._deadlines = []
         self._incomplete = {}
         for key in present:
             self._await_deadline(key)
-
-
-def _endpoints_by_host(configurations: Iterable[Configuration]) -> dict[str, dict[EndpointId, Endpoint]]:
-    """All endpoints; where two sources declare the same one, the first source by name is right."""
-    joined: dict[str, dict[EndpointId, Endpoint]] = {}
-    for configuration in configurations:
-        for endpoint in configuration.endpoints:
-            joined.setdefault(endpoint.id.service, {}).setdefault(endpoint.id, endpoint)
-    return joined
-
-
-def _index(groups: Iterable[Mapping[EndpointId, Endpoint]]) -> dict[str, tuple[Endpoint, ...]]:
-    index: dict[str, list[Endpoint]] = {}
-    for group in groups:
-        for key in sorted(group):
-            for address in addresses(group[key]):
-                index.setdefault(address, []).append(group[key])
-    return {address: tuple(found) for address, found in index.items()}

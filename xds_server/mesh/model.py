@@ -57,6 +57,16 @@ class Locality:
     sub_zone: str = ""
 
 
+class Condition(StrEnum):
+    """What the source says of a replica itself, whatever its runtime says of its models."""
+
+    READY = "READY"
+    NOT_READY = "NOT_READY"
+    """It takes no requests (yet)."""
+    TERMINATING = "TERMINATING"
+    """It is going: no new requests, though those under way may end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One runtime replica as its source describes it; its models are a separate fact.
@@ -72,6 +82,7 @@ class Endpoint:
     locality: Locality = Locality()
     weight: int = 1
     pod: str = ""
+    condition: Condition = Condition.READY
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,6 +114,10 @@ class Health(StrEnum):
     PENDING = "PENDING"  # not asked yet
     SUSPECT = "SUSPECT"
     """Failing, within its grace: its models stay."""
+    NOT_READY = "NOT_READY"
+    """Its source says so; no models, unhealthy for Envoy."""
+    TERMINATING = "TERMINATING"
+    """Its source says so; no models, unhealthy for Envoy."""
     DOWN = "DOWN"
     """Refused, or failing past its grace: no models, unhealthy for Envoy."""
     STALE = "STALE"

@@ -81,6 +81,12 @@ class NameIndex:
         affected.discard(endpoint)
         return affected
 
+    def forget(self, endpoint: EndpointId) -> set[EndpointId]:
+        """Take an endpoint that has left; returns the others whose names have changed with it."""
+        affected = self.update(endpoint, ())
+        self._own.pop(endpoint, None)
+        return affected
+
     def names(self, endpoint: EndpointId) -> tuple[str, ...]:
         """All names of an endpoint, sorted: its own, and those that it stands in for."""
         own = self._own.get(endpoint, ())

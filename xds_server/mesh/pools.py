@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
+from xds_server.mesh.layout import AUTO, PoolLayout
 from xds_server.mesh.names import NO_NAMES, Names
 
 if TYPE_CHECKING:
@@ -165,3 +166,4 @@ class Pool:
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
     names: Names = NO_NAMES
+    layout: PoolLayout = AUTO

@@ -49,6 +49,9 @@ class Gateway:
     implied_by: str | None = None
 
 
+UNRESOLVED = "unresolved"
+"""The host of a destination that stands for a reference which cannot be followed: its requests get a 500."""
+
 MESH_GATEWAY = "mesh"
 """The reserved gateway name that means every sidecar's loopback listeners."""
 

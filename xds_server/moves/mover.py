@@ -44,6 +44,9 @@ SETTLE = 1.0
 """Seconds after the acknowledgement. Envoy acknowledges when its main thread has applied a change; its
 workers follow, up to 0.8 s later where a merge window delays them (Envoy before 1.40)."""
 
+LAG_MARGIN = 4.0
+"""Times the predicted rebuild that workers are waited for: seen were up to 1.5 times, on idle machines."""
+
 DRAIN = 5.0
 """Seconds for the requests that were already under way to the replica."""
 
@@ -78,7 +81,8 @@ class Mover:
         hub: who has acknowledged what.
         publisher: makes a change known to Envoy at once.
         poller: asks a runtime at once.
-        assignments: the names of the endpoint assignments (EDS) that a service is made into.
+        assignments: the names of the endpoint assignments (EDS) that a model of a service is in.
+        lag: seconds that Envoy's workers may need for a change of a service, as the law predicts.
         runtimes: who loads and unloads; the Open Inference Protocol over HTTP unless told otherwise.
         clock: seconds since the epoch.
         return_limit: seconds that an Envoy which left is given to come back; see RETURN_LIMIT.
@@ -90,8 +94,9 @@ class Mover:
         hub: Hub,
         publisher: Publishes,
         poller: Polls,
-        assignments: Callable[[str], Iterable[str]],
+        assignments: Callable[[str, str], Iterable[str]],
         *,
+        lag: Callable[[str], float] = lambda _: 0.0,
         runtimes: Runtimes | None = None,
         clock: Callable[[], float] = time.time,
         return_limit: float = RETURN_LIMIT,
@@ -101,6 +106,7 @@ class Mover:
         self._publisher = publisher
         self._poller = poller
         self._assignments = assignments
+        self._lag = lag
         self._runtimes: Runtimes = AskedRuntimes() if runtimes is None else runtimes
         self._return_limit = return_limit
         self._holds = Holds(mesh, publisher, clock)
@@ -133,7 +139,7 @@ class Mover:
             model: its name.
             host_port: HOST:PORT, any port of the endpoint.
             service: which service, where several have this endpoint.
-            settle: seconds after the acknowledgement; see SETTLE.
+            settle: seconds after the acknowledgement, see SETTLE; more where the law predicts more.
             drain: seconds for requests that are under way; see DRAIN.
             force: also when no other endpoint has the model.
             keep: see above.
@@ -147,7 +153,7 @@ class Mover:
             # From the check to the note there is no await: two withdrawals cannot both pass as not the last.
             places.check_removable(self._mesh, endpoint, model, force=force)
             hold = self._holds.begin(endpoint, model, _now(), forced=force)
-            agreed, at = await self._drained(hold, settle + drain, timeout, keep=keep)
+            agreed, at = await self._drained(hold, settle, drain, timeout, keep=keep)
             seconds = WithdrawSeconds(acknowledged=at, total=_now() - hold.begun)
             self._log.info("withdrawn", withdrawal=hold.id, model=model, endpoint=str(endpoint.id))
             return _withdrawn(hold, agreed, seconds)
@@ -182,7 +188,7 @@ class Mover:
             if hold is None:
                 places.check_removable(self._mesh, endpoint, model, force=force)
                 hold = self._holds.begin(endpoint, model, _now(), forced=force)
-            agreed, at = await self._drained(hold, settle + drain, timeout, commit=True)
+            agreed, at = await self._drained(hold, settle, drain, timeout, commit=True)
         task = asyncio.create_task(
             self._unload_at_runtime(hold, pool, at, runtime_timeout), name=f"unload-{hold.id}"
         )
@@ -221,7 +227,7 @@ class Mover:
             await self._reported(endpoint, model, ready=True, limit=runtime_timeout)
             ready = _now() - begun
             try:
-                agreed = await self._published(endpoint, Watch(), timeout)
+                agreed = await self._published(endpoint, model, Watch(), timeout)
             except NotAcknowledgedError as error:
                 raise NotAcknowledgedError(f"{model} is READY on {endpoint.id}, but {error}") from error
             total = _now() - begun
@@ -275,21 +281,23 @@ class Mover:
     async def _drained(
         self,
         hold: Hold,
-        after: float,
+        settle: float,
+        drain: float,
         timeout: float,  # noqa: ASYNC109 - the error names the clients that are late
         *,
         keep: bool = False,
         commit: bool = False,
     ) -> tuple[Acknowledged, float]:
-        """Publish, wait for the acknowledgements, then `after` seconds more.
+        """Publish, wait for the acknowledgements, then for the workers to follow and for what is under way.
 
         Returns who agreed, and the seconds from the beginning to the last acknowledgement. With
         `commit` the move keeps the hold, and it is too late to cancel it.
         """
         try:
-            agreed = await self._published(hold.endpoint, hold.watch, timeout)
+            agreed = await self._published(hold.endpoint, hold.model, hold.watch, timeout)
             at = _now() - hold.begun
-            await hold.watch.pause(after)
+            lag = LAG_MARGIN * self._lag(hold.endpoint.id.service)
+            await hold.watch.pause(max(settle, lag) + drain)
             places.check_still_safe(self._mesh, hold.endpoint, hold.model, force=hold.forced)
         except BaseException as error:
             self._holds.leave(hold)
@@ -309,11 +317,12 @@ class Mover:
     async def _published(
         self,
         endpoint: Endpoint,
+        model: str,
         watch: Watch,
         timeout: float,  # noqa: ASYNC109 - the error names the clients that are late
     ) -> Acknowledged:
         serial = self._publisher.flush()
-        names = self._assignments(endpoint.id.service)
+        names = self._assignments(endpoint.id.service, model)
         return await acknowledged(
             self._hub, names, serial, timeout=timeout, watch=watch, return_limit=self._return_limit
         )

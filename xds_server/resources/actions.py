@@ -9,15 +9,19 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
 
+from xds_server.mesh.routing import UNRESOLVED
+from xds_server.resources import by_model
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
+from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from envoy_data_plane.google.protobuf import Any
 
     from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
-    from xds_server.resources.shards import Shard, Sharding
+    from xds_server.resources.by_model import Rule
+    from xds_server.resources.shards import Sharding, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,37 @@ busy, one that refuses connections is drawn each time. Outlier detection is what
 """
 
 
-def action(route: Route, times: RouteTimes, sharding: Sharding) -> route_v3.RouteAction:
-    """Send a route's requests to its one destination, or to several by weight."""
+def actions(
+    route: Route, times: RouteTimes, sharding: Sharding, rules: Mapping[str, Rule]
+) -> list[tuple[route_v3.RouteAction, float | None]]:
+    """What a route becomes: one action, or one for each destination.
+
+    Among clusters of one action Envoy picks either by weight or by hash. So where a destination of several
+    is split into clusters, each destination gets a route of its own, with the share of the requests that
+    takes it or one before it; None: all that there are.
+    """
+    wanted = _wanted(route.destinations)
+    if len(wanted) > 1 and any(sharding.layout(host) != SINGLE for host, _ in wanted):
+        total, taken = sum(wanted.values()), 0
+        split: list[tuple[route_v3.RouteAction, float | None]] = []
+        for target, weight in wanted.items():
+            taken += weight
+            share = None if taken == total else taken / total
+            split.append((_to_one(target, route, times, sharding, rules), share))
+        return split
+    if len(wanted) == 1:
+        return [(_to_one(next(iter(wanted)), route, times, sharding, rules), None)]
+    made = _common(route, times)
+    made.weighted_clusters = route_v3.WeightedCluster(
+        clusters=[
+            route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
+            for target, weight in wanted.items()
+        ]
+    )
+    return [(made, None)]
+
+
+def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
     timeout = times.timeout if route.timeout is None else route.timeout
     common = route_v3.RouteAction(
         timeout=duration(timeout),
@@ -52,29 +85,37 @@ def action(route: Route, times: RouteTimes, sharding: Sharding) -> route_v3.Rout
         idle_timeout=duration(max(times.idle, timeout)),
         retry_policy=_retry_policy(route.retries),
     )
-    weights = _weights(route.destinations, sharding)
-    if len(weights) == 1:
-        common.cluster = next(iter(weights)).name
-    else:
-        common.weighted_clusters = route_v3.WeightedCluster(
-            clusters=[
-                route_v3.WeightedClusterClusterWeight(name=shard.name, weight=weight)
-                for shard, weight in sorted(weights.items())
-            ]
+    if any(each.host == UNRESOLVED for each in route.destinations):
+        common.cluster_not_found_response_code = (
+            route_v3.RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR
         )
     return common
 
 
-def _weights(destinations: Sequence[Destination], sharding: Sharding) -> dict[Shard, int]:
-    """Add up the weights by shard. A lone destination gets everything; among several, 0 means nothing."""
+def _to_one(
+    target: Target, route: Route, times: RouteTimes, sharding: Sharding, rules: Mapping[str, Rule]
+) -> route_v3.RouteAction:
+    """Send a route's requests to one destination, however it is laid out."""
+    made = _common(route, times)
+    host, port = target
+    layout = sharding.layout(host)
+    if layout == SINGLE:
+        made.cluster = sharding.single(host, port).name
+    else:
+        by_model.choose(made, target, sharding, route.header_to_key, rules[host])
+    return made
+
+
+def _wanted(destinations: Sequence[Destination]) -> dict[Target, int]:
+    """Add up the weights, sorted. A lone destination gets everything; among several, 0 means nothing."""
     if len(destinations) == 1:
-        return {sharding.shard(destinations[0].host, destinations[0].port): 1}
-    weights: dict[Shard, int] = {}
+        return {(destinations[0].host, destinations[0].port): 1}
+    weights: dict[Target, int] = {}
     for each in destinations:
         if each.weight:
-            shard = sharding.shard(each.host, each.port)
-            weights[shard] = weights.get(shard, 0) + each.weight
-    return weights
+            target = (each.host, each.port)
+            weights[target] = weights.get(target, 0) + each.weight
+    return dict(sorted(weights.items()))
 
 
 def _retry_policy(retries: Retries | None) -> route_v3.RetryPolicy | None:

@@ -5,26 +5,30 @@ It owns all that is remembered between publications; the functions that it calls
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.routing import MESH_GATEWAY
 from xds_server.resources.actions import RouteTimes
+from xds_server.resources.by_model import Rule
 from xds_server.resources.clusters import ClusterEncoder
-from xds_server.resources.endpoints import AssignmentEncoder
 from xds_server.resources.fronts import Front, gateway_fronts, sidecar_fronts
-from xds_server.resources.parts import resource
+from xds_server.resources.parts import kept, resource
 from xds_server.resources.routes import RouteEncoder
-from xds_server.resources.shards import Shard, Sharding
-from xds_server.resources.views import Entitlements, FrontResources, KnownTypes, ShardResources, ViewCatalog
-from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds_server.resources.service_state import ServiceState
+from xds_server.resources.shards import SINGLE, Sharding
+from xds_server.resources.views import Entitlements, FrontResources, KnownViews, ViewCatalog
+from xds_server.xds.model import LISTENER, ROUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from xds_server.mesh.model import ServicePicture
     from xds_server.mesh.routing import Routing
-    from xds_server.xds.model import Resource
+    from xds_server.resources.laid import Laid
+    from xds_server.resources.pacing import Pace
+    from xds_server.resources.shards import Layout, Target
+    from xds_server.resources.views import Changes, Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,15 @@ class BuildOptions:
 
 @dataclass(slots=True)
 class BuildStats:
-    """Counters since the process started: endpoints whose bytes were made, and those that were kept."""
+    """Counters since the process started: endpoints whose bytes were made, and those that were kept.
+
+    `looked_at`: services that a build had a look at; `assignments`: those made, whether or not they differ.
+    """
 
     encoded: int = 0
     kept: int = 0
-
-
-@dataclass(slots=True)
-class _ServiceState:
-    """A service's resources, and what they were made from."""
-
-    picture: ServicePicture
-    encoders: dict[Shard, AssignmentEncoder]
-    resources: dict[Shard, ShardResources]
+    looked_at: int = 0
+    assignments: int = 0
 
 
 class Builder:
@@ -59,82 +59,183 @@ class Builder:
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
         self.stats = BuildStats()
-        self._services: dict[str, _ServiceState] = {}
+        self._former: list[tuple[str, Laid]] = []
+        self._states: dict[str, ServiceState] = {}
+        self._waiting: set[str] = set()
+        """Hosts with something that is not encoded yet, or not gone yet."""
+        self._targets: Targets = {}
+        self._requires: dict[Target, frozenset[tuple[str, str]]] = {}
+        """What the routes to a target wait for; one that is withheld is not waited for."""
+        self._changes: dict[Target, Changes] = {}
+        """What the build under way has made or ended."""
         self._routing: Routing | None = None
+        self._layouts: dict[str, Layout] = {}
+        """Those that are not single."""
+        self._relaid = False
+        """The routes were made for other layouts."""
         self._encoded_fronts: dict[str, tuple[Front, ...]] = {}
         self._fronts: dict[str, tuple[FrontResources, ...]] = {}
-        self._known_types: KnownTypes = {}
+        self._known_views: KnownViews = {}
         self._entitlements = Entitlements(())
         self._clusters = ClusterEncoder()
         self._routes = RouteEncoder(options.times, options.sharding)
 
-    def build(self, routing: Routing, services: Mapping[str, ServicePicture], serial: int) -> ViewCatalog:
-        """Build the catalog of publication `serial`. The cost is that of what changed since the last."""
-        self._refresh_routing(routing)
-        self._services = {host: self._service(host, services[host]) for host in sorted(services)}
-        shards = {shard: made for state in self._services.values() for shard, made in state.resources.items()}
-        self._refresh_fronts(shards)
+    def build(
+        self,
+        routing: Routing,
+        services: Mapping[str, ServicePicture],
+        serial: int,
+        *,
+        dirty: Iterable[str] | None = None,
+        pace: Pace | None = None,
+        urgent: bool = True,
+    ) -> ViewCatalog:
+        """Build the catalog of publication `serial`. The cost is that of what changed since the last.
+
+        Args:
+            routing: the documents joined; the same object while nothing of them changed.
+            services: all pictures.
+            serial: of this publication.
+            dirty: the hosts whose pictures may be other objects; None: look at all of them.
+            pace: which clusters may be pushed now; None: all.
+            urgent: whatever `pace` says, all go, because somebody waits for them.
+        """
+        if pace is not None:
+            pace.begin()
+        whole = dirty is None or routing is not self._routing
+        hosts = sorted(services if dirty is None or whole else dirty)
+        for host in hosts:
+            if host in services:
+                self._show(host, services[host], pace)
+        if whole:
+            self._forget(services)
+        others = self._refresh_routing(routing)
+        others |= self._encode(pace, urgent=urgent or whole)
+        if whole:
+            self._gather()
+        if others or whole:
+            self._refresh_fronts()
+        changes, self._changes = self._changes, {}
         return ViewCatalog(
-            serial, routing, self._fronts, shards, self._known_types, entitlements=self._entitlements
+            serial,
+            routing,
+            self._fronts,
+            self._targets,
+            self._known_views,
+            entitlements=self._entitlements,
+            changes=changes,
         )
 
-    def assignments(self, host: str) -> tuple[str, ...]:
-        """Name the assignments of a service, as of the last build; none for a service that it had not."""
-        state = self._services.get(host)
-        return () if state is None else tuple(shard.name for shard in state.resources)
+    def assignments(self, host: str, model: str | None = None) -> tuple[str, ...]:
+        """Name the assignments of a service, or those that `model` would be in, as of the last build.
 
-    def _service(self, host: str, picture: ServicePicture) -> _ServiceState:
-        last = self._services.get(host)
-        if last is not None and last.picture is picture:
-            return last
-        encoders, resources = {}, {}
-        for shard in self._options.sharding.of(picture.service):
-            before = last.resources.get(shard) if last is not None else None
-            encoder = last.encoders.get(shard) if last is not None else None
-            encoders[shard] = encoder or AssignmentEncoder(shard)
-            resources[shard] = ShardResources(
-                self._cluster(shard, picture, last),
-                self._assignment(encoders[shard], picture, before),
-            )
-        return _ServiceState(picture, encoders, resources)
+        None for a service that it had not.
+        """
+        state = self._states.get(host)
+        return () if state is None else state.names(model)
 
-    def _cluster(self, shard: Shard, picture: ServicePicture, last: _ServiceState | None) -> Resource:
-        before = last.resources.get(shard) if last is not None else None
-        if last is not None and before is not None and _same_cluster(last.picture, picture):
-            return before.cluster
-        port = picture.service.port(shard.port)
-        if port is None:
-            raise ValueError(f"{shard.name}: {picture.service.host} has no port {shard.port}")
-        body = self._clusters.encode(shard, port, picture.policy, picture.pool)
-        return _kept(resource(CLUSTER, shard.name, body), before.cluster if before is not None else None)
+    def lag(self, host: str) -> float:
+        """Predict how many seconds an Envoy's workers may need for a change of a service."""
+        state = self._states.get(host)
+        return 0.0 if state is None else state.rebuild_seconds()
 
-    def _assignment(
-        self, encoder: AssignmentEncoder, picture: ServicePicture, before: ShardResources | None
-    ) -> Resource | None:
-        if not picture.known:
-            return None
-        made = encoder.encode(picture)
-        self.stats.encoded += encoder.encoded
-        self.stats.kept += len(picture.endpoints) - encoder.encoded
-        return _kept(made, before.assignment if before is not None else None)
+    def state(self, host: str) -> ServiceState | None:
+        """What was made of a service; None for one that the last build had not."""
+        return self._states.get(host)
 
-    def _refresh_routing(self, routing: Routing) -> None:
-        """Encode listeners and routes again if the documents changed, and forget what the old ones needed."""
-        if self._routing is routing or self._routing == routing:
+    def take_former(self) -> list[tuple[str, Laid]]:
+        """Hand over the layouts that routes left since the last call; who takes one ends it by `drop`."""
+        former, self._former = self._former, []
+        return former
+
+    def drop(self, host: str, laid: Laid) -> bool:
+        """Forget a layout that routes have left. Returns whether the next build has less to send for it."""
+        state = self._states.get(host)
+        if state is None or laid not in state.former:
+            return False
+        state.drop(laid)
+        self._waiting.add(host)
+        return True
+
+    def _show(self, host: str, picture: ServicePicture, pace: Pace | None) -> None:
+        self.stats.looked_at += 1
+        state = self._states.get(host)
+        if state is None:
+            state = self._states[host] = ServiceState(picture, self._options.sharding)
+        elif state.picture is picture:
             return
-        self._routing = routing
-        self._clusters = ClusterEncoder()
-        self._routes = self._routes.successor()
-        self._encoded_fronts = self._encode_fronts(routing)
-        self._known_types = {}
-        self._entitlements = Entitlements(routing.gateways)
+        elif state.show(picture, pace):
+            self._former.append((host, state.former[-1]))
+        self._waiting.add(host)
+        if state.layout != self._layouts.get(host, SINGLE):
+            self._layouts[host] = state.layout
+            self._relaid = True
 
-    def _refresh_fronts(self, shards: Mapping[Shard, ShardResources]) -> None:
+    def _forget(self, services: Mapping[str, ServicePicture]) -> None:
+        """Drop the services that are no more."""
+        for host in self._states.keys() - services.keys():
+            del self._states[host]
+            self._layouts.pop(host, None)
+            self._waiting.discard(host)
+
+    def _encode(self, pace: Pace | None, *, urgent: bool) -> bool:
+        """Encode what waits and may go; returns whether any routes have other things to wait for."""
+        others = False
+        targets = {**self._targets}
+        for host in sorted(self._waiting):
+            state = self._states[host]
+            work = state.encode(self._clusters, pace, urgent=urgent)
+            self.stats.encoded += work.encoded
+            self.stats.kept += work.kept
+            self.stats.assignments += work.assignments
+            for shard, made in work.changed.items():
+                self._changes.setdefault((shard.host, shard.port), {})[shard] = made
+            targets.update(state.targets)
+            for target, requires in state.requires.items():
+                if self._requires.get(target) is not requires:
+                    self._requires[target] = requires
+                    others = True
+            if not state.stale:
+                self._waiting.discard(host)
+        self._targets = targets
+        return others
+
+    def _gather(self) -> None:
+        """Put the targets together anew: documents may have taken services or ports away."""
+        self._targets = {}
+        self._requires = {}
+        for host in sorted(self._states):
+            state = self._states[host]
+            state.collect()
+            self._targets |= state.targets
+            self._requires |= state.requires
+
+    def _refresh_routing(self, routing: Routing) -> bool:
+        """Encode listeners and routes again if documents or layouts changed; returns whether they did.
+
+        What only the old ones needed is forgotten.
+        """
+        documents = self._routing is not routing and self._routing != routing
+        self._routing = routing
+        if not documents and not self._relaid:
+            return False
+        self._relaid = False
+        layouts = {host: each for host, each in sorted(self._layouts.items()) if each != SINGLE}
+        rules = {host: Rule.of(routing.policies.get(host), pool) for host, pool in routing.pools.items()}
+        self._routes = self._routes.successor(replace(self._options.sharding, layouts=layouts), rules)
+        self._encoded_fronts = self._encode_fronts(routing)
+        self._known_views.clear()
+        if documents:
+            self._clusters = ClusterEncoder()
+            self._entitlements = Entitlements(routing.gateways)
+        return True
+
+    def _refresh_fronts(self) -> None:
         before = self._fronts
         self._fronts = {}
         for name, fronts in self._encoded_fronts.items():
             known = {each.port: each for each in before.get(name, ())}
-            self._fronts[name] = tuple(_front(each, shards, known.get(each.port)) for each in fronts)
+            self._fronts[name] = tuple(_front(each, self._requires, known.get(each.port)) for each in fronts)
 
     def _encode_fronts(self, routing: Routing) -> dict[str, tuple[Front, ...]]:
         routes, access_log = self._routes, self._options.access_log
@@ -147,37 +248,20 @@ class Builder:
 
 
 def _front(
-    front: Front, shards: Mapping[Shard, ShardResources], before: FrontResources | None
+    front: Front, every: Mapping[Target, frozenset[tuple[str, str]]], before: FrontResources | None
 ) -> FrontResources:
     """Make a front's resources. The routes wait for the clusters and assignments that exist and are sent.
 
     One that is withheld is not waited for: it would hold up the routes to every other service.
     """
-    required: set[tuple[str, str]] = set()
-    for shard in front.routes.uses:
-        made = shards.get(shard)
-        if made is not None:
-            required.add((CLUSTER, shard.name))
-            if made.assignment is not None:
-                required.add((ENDPOINT, shard.name))
-    requires = frozenset(required)
-    if before is not None and before.front is front and before.routes.requires == requires:
+    requires = tuple(every[target] for target in sorted(front.routes.uses) if target in every)
+    if before is not None and before.front is front and before.waits_for == requires:
         return before
     listener = resource(LISTENER, front.name, front.listener)
-    routes = resource(ROUTE, front.routes.name, front.routes.body, requires)
+    routes = resource(ROUTE, front.routes.name, front.routes.body, frozenset().union(*requires))
     return FrontResources(
         front,
-        _kept(listener, before.listener if before is not None else None),
-        _kept(routes, before.routes if before is not None else None),
+        kept(listener, before.listener if before is not None else None),
+        kept(routes, before.routes if before is not None else None),
+        requires,
     )
-
-
-def _kept(made: Resource, before: Resource | None) -> Resource:
-    """Keep the object that clients' states may already refer to, where the content is the same."""
-    if before is not None and (before.version, before.requires) == (made.version, made.requires):
-        return before
-    return made
-
-
-def _same_cluster(one: ServicePicture, other: ServicePicture) -> bool:
-    return (one.service, one.policy, one.pool) == (other.service, other.policy, other.pool)

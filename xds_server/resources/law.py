@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xds_server.mesh.layout import LayoutKind
+from xds_server.mesh.layout import MAX_SHARDS, LayoutKind
 
 PER_MODEL = 8e-6
 """Seconds of a rebuild for each model of the cluster."""
@@ -22,9 +22,6 @@ PER_MODEL_CHANGE = 0.3e-3
 
 SHARE = 0.05
 """Of a worker's time that rebuilds may take."""
-
-MAX_SHARDS = 1024
-"""More clusters cost Envoy more memory than they save time."""
 
 _TOLERANCE = 1.01
 """The law is rounded: a hundredth above a limit does not break it."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
+import envoy_data_plane.envoy.type.v3 as percent
 
 from xds_server.mesh.routing import MatchKind, StringMatch
 
@@ -13,8 +15,26 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import RouteMatch
 
 
-def route_match(match: RouteMatch | None) -> route_v3.RouteMatch:
-    """Translate a match; its port is not Envoy's concern, as every listener has routes of its own."""
+MILLION = 1_000_000
+
+
+def route_match(match: RouteMatch | None, share: float | None = None) -> route_v3.RouteMatch:
+    """Translate a match; its port is not Envoy's concern, as every listener has routes of its own.
+
+    `share`: of the requests that match so far and that no route before took, those up to this part of all
+    take the route. Envoy draws once for each request and compares the same number at every route.
+    """
+    made = _by_request(match)
+    if share is not None:
+        made.runtime_fraction = core.RuntimeFractionalPercent(
+            default_value=percent.FractionalPercent(
+                numerator=round(share * MILLION), denominator=percent.FractionalPercentDenominatorType.MILLION
+            )
+        )
+    return made
+
+
+def _by_request(match: RouteMatch | None) -> route_v3.RouteMatch:
     uri = match.uri if match is not None else None
     headers = [_header(name, value) for name, value in match.headers] if match is not None else []
     if uri is None:

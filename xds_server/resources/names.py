@@ -13,9 +13,15 @@ from __future__ import annotations
 def cluster(host: str, port: int, index: int = 0, count: int = 1) -> str:
     """Name a shard's cluster, and its assignment alike: each cluster has its own (envoy 47302).
 
-    A service that is not split has no shard in its name.
+    A service that is not split has no shard in its name. The number of shards is part of it, because with
+    another number other models are in the cluster: those are new clusters, and the old ones go later.
     """
-    return f"{host}|{port}" if count == 1 else f"{host}|{port}|{index}"
+    return f"{host}|{port}" if count == 1 else f"{host}|{port}|{index}of{count}"
+
+
+def model_cluster(host: str, port: int, model: str) -> str:
+    """Name the cluster of one model. The prefix keeps a request from choosing any other cluster by name."""
+    return f"{host}|{port}~{model}"
 
 
 def gateway_listener(port: int) -> str:

@@ -67,6 +67,13 @@ def resource(
     return Resource(type_url, name, body, version_of((body,)), requires)
 
 
+def kept(made: Resource, before: Resource | None) -> Resource:
+    """Keep the object that clients' states may already refer to, where the content is the same."""
+    if before is not None and (before.version, before.requires) == (made.version, made.requires):
+        return before
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class CountedType:
     """A type's snapshot, and the sum of its resources' digests."""
@@ -91,8 +98,35 @@ def type_snapshot(
     gone = [each for name, each in known.items() if by_name.get(name) is not each]
     if previous is not None and not come and not gone and previous.snapshot.withheld == withheld:
         return previous
-    total = previous.total if previous is not None else 0
-    total = (total + sum(map(_summand, come)) - sum(map(_summand, gone))) % 2**_SUM_BITS
+    return _counted(by_name, previous.total if previous is not None else 0, come, gone, withheld)
+
+
+def carried_on(
+    previous: CountedType, changes: Mapping[str, Resource | None], withheld: frozenset[str]
+) -> CountedType:
+    """Apply changes, None for what is gone: as a snapshot of all resources, for the cost of these."""
+    known = previous.snapshot.resources
+    come = [each for name, each in changes.items() if each is not None and known.get(name) is not each]
+    gone = [known[name] for name, each in changes.items() if name in known and known[name] is not each]
+    if not come and not gone and previous.snapshot.withheld == withheld:
+        return previous
+    by_name = {**known, **{each.name: each for each in come}}
+    for name in changes.keys() & known.keys():
+        if changes[name] is None:
+            del by_name[name]
+    if any(each.name not in known for each in come):
+        by_name = dict(sorted(by_name.items()))
+    return _counted(by_name, previous.total, come, gone, withheld)
+
+
+def _counted(
+    by_name: Mapping[str, Resource],
+    before: int,
+    come: Iterable[Resource],
+    gone: Iterable[Resource],
+    withheld: frozenset[str],
+) -> CountedType:
+    total = (before + sum(map(_summand, come)) - sum(map(_summand, gone))) % 2**_SUM_BITS
     version = version_of((total.to_bytes(_SUM_BITS // 8),))
     return CountedType(TypeSnapshot(by_name, version, withheld), total)
 

@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 
 from xds_server.resources import names
-from xds_server.resources.actions import RouteTimes, action, header_mapping
+from xds_server.resources.actions import RouteTimes, actions, header_mapping
 from xds_server.resources.matches import route_match
-from xds_server.resources.shards import Shard, Sharding
+from xds_server.resources.shards import SINGLE, Sharding
 from xds_server.wire import field, string
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
+    from xds_server.resources.by_model import Rule
+    from xds_server.resources.shards import Layout, Target
 
 HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
 """The filter's name in the chain; a route's own rules are given under it."""
 
 
-RouteKey = tuple[str, int, "Route", "RouteMatch | None"]
-"""What a route's bytes depend on: its virtual service's name, its place there, itself and the match."""
+RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", "Rule | None"], ...]]
+"""What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
+each of its destinations is laid out, by which rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class EncodedRoutes:
-    """A RouteConfiguration and the shards that its routes may send to."""
+    """A RouteConfiguration and where its routes may lead to."""
 
     name: str
     body: bytes
-    uses: frozenset[Shard]
+    uses: frozenset[Target]
 
 
 def claimed(claims: Iterable[Claim], port: int) -> dict[str, tuple[VirtualService, ...]]:
@@ -71,15 +74,22 @@ class RouteEncoder:
         times: RouteTimes,
         sharding: Sharding | None = None,
         known: Mapping[RouteKey, bytes] | None = None,
+        rules: Mapping[str, Rule] | None = None,
     ) -> None:
         self._times = times
         self._sharding = sharding or Sharding()
+        self._rules = rules or {}
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
-    def successor(self) -> RouteEncoder:
-        """Begin anew for changed documents: unchanged routes are not encoded again, others are forgotten."""
-        return RouteEncoder(self._times, self._sharding, self._encoded)
+    def successor(
+        self, sharding: Sharding | None = None, rules: Mapping[str, Rule] | None = None
+    ) -> RouteEncoder:
+        """Begin anew for changed documents or layouts.
+
+        Unchanged routes are not encoded again, others are forgotten.
+        """
+        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, rules)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -87,7 +97,7 @@ class RouteEncoder:
         for domain in sorted(domains):
             together.setdefault(tuple(each.name for each in domains[domain]), []).append(domain)
         parts = [string(1, name)]
-        uses: set[Shard] = set()
+        uses: set[Target] = set()
         for hosts in sorted(together.values()):
             owners = domains[hosts[0]]
             # Its name is unique in the configuration, because each domain is in one virtual host.
@@ -100,28 +110,40 @@ class RouteEncoder:
     def _routes(self, owners: Sequence[VirtualService], port: int) -> Iterable[bytes]:
         for owner in owners:
             for route, match, index in _matching(owner, port):
-                yield field(3, self._route(owner, route, match, index))
+                yield self._route(owner, route, match, index)
 
     def _route(self, owner: VirtualService, route: Route, match: RouteMatch | None, index: int) -> bytes:
-        key = (owner.name, index, route, match)
+        """Encode the routes that one becomes, as fields of their virtual host."""
+        key = (owner.name, index, route, match, self._laid_out(route))
         encoded = self._encoded.get(key) or self._known.get(key)
         if encoded is None:
             mapping = header_mapping(route.header_to_key)
-            message = route_v3.Route(
-                name=names.route(owner.name, route.name, index),
-                match=route_match(match),
-                route=action(route, self._times, self._sharding),
-                typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
+            made = actions(route, self._times, self._sharding, self._rules)
+            encoded = b"".join(
+                field(
+                    3,
+                    bytes(
+                        route_v3.Route(
+                            name=names.route(owner.name, route.name, index),
+                            match=route_match(match, share),
+                            route=action,
+                            typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
+                        )
+                    ),
+                )
+                for action, share in made
             )
-            encoded = bytes(message)
         self._encoded[key] = encoded
         return encoded
 
-    def _uses(self, owner: VirtualService, port: int) -> set[Shard]:
+    def _laid_out(self, route: Route) -> tuple[tuple[Layout, Rule | None], ...]:
+        layouts = {each.host: self._sharding.layout(each.host) for each in route.destinations}
+        return tuple((each, None if each == SINGLE else self._rules[host]) for host, each in layouts.items())
+
+    @staticmethod
+    def _uses(owner: VirtualService, port: int) -> set[Target]:
         return {
-            self._sharding.shard(each.host, each.port)
-            for route, _, _ in _matching(owner, port)
-            for each in route.destinations
+            (each.host, each.port) for route, _, _ in _matching(owner, port) for each in route.destinations
         }
 
 

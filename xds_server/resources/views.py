@@ -7,19 +7,20 @@ only that its own routes use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.routing import MESH_GATEWAY
-from xds_server.resources.parts import CountedType, type_snapshot
-from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot, TypeSnapshot
+from xds_server.resources.parts import CountedType, carried_on, type_snapshot
+from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from xds_server.mesh.routing import Gateway, Routing
     from xds_server.resources.fronts import Front
-    from xds_server.resources.shards import Shard
+    from xds_server.resources.shards import Shard, Target
     from xds_server.xds.model import Node, Resource
 
 SIDECAR_CLUSTER = "sidecar"
@@ -28,8 +29,11 @@ SIDECAR_CLUSTER = "sidecar"
 Entitlement = frozenset[str]
 """Names of gateways, and `mesh`."""
 
-KnownTypes = dict[tuple[Entitlement, str], CountedType]
-"""The type snapshots of the last catalog, so that an unchanged type stays the same object."""
+Targets = Mapping["Target", Mapping["Shard", "ShardResources"]]
+"""The shards of every service's port: those that routes lead to, and those that they have just left."""
+
+Changes = dict["Shard", "ShardResources | None"]
+"""Shards that one publication made anew, or (None) ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class FrontResources:
     front: Front
     listener: Resource
     routes: Resource
+    waits_for: tuple[frozenset[tuple[str, str]], ...]
+    """What the routes require, target by target."""
 
     @property
     def port(self) -> int:
@@ -46,8 +52,8 @@ class FrontResources:
         return self.front.port
 
     @property
-    def uses(self) -> frozenset[Shard]:
-        """The shards that the routes send to."""
+    def uses(self) -> frozenset[Target]:
+        """Where the routes lead to."""
         return self.front.routes.uses
 
 
@@ -57,6 +63,19 @@ class ShardResources:
 
     cluster: Resource
     assignment: Resource | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownView:
+    """A view of the last publication: an unchanged type stays the same object, another is carried on."""
+
+    serial: int
+    fronts: tuple[FrontResources, ...]
+    uses: frozenset[Target]
+    types: Mapping[str, CountedType]
+
+
+KnownViews = dict[Entitlement, KnownView]
 
 
 def entitlement(node: Node, gateways: Iterable[Gateway]) -> Entitlement:
@@ -116,17 +135,19 @@ class ViewCatalog:
         serial: int,
         routing: Routing,
         fronts: Mapping[str, tuple[FrontResources, ...]],
-        shards: Mapping[Shard, ShardResources],
-        known_types: KnownTypes,
+        targets: Targets,
+        known_views: KnownViews,
         *,
         entitlements: Entitlements,
+        changes: Mapping[Target, Changes],
     ) -> None:
         self._entitlements = entitlements
         self._serial = serial
         self._routing = routing
         self._fronts = fronts
-        self._shards = shards
-        self._known_types = known_types
+        self._targets = targets
+        self._known_views = known_views
+        self._changes = changes
         self._views: dict[Entitlement, Snapshot] = {}
 
     @property
@@ -148,18 +169,59 @@ class ViewCatalog:
         return view
 
     def _make(self, entitled: Entitlement) -> Snapshot:
-        fronts = self._chosen(entitled)
-        used = {shard for front in fronts for shard in front.uses}
-        shards = {shard: self._shards[shard] for shard in sorted(used) if shard in self._shards}
-        assignments = [each.assignment for each in shards.values() if each.assignment is not None]
-        withheld = frozenset(shard.name for shard, each in shards.items() if each.assignment is None)
+        fronts = tuple(self._chosen(entitled))
+        known = self._known_views.get(entitled)
+        if known is not None and known.fronts == fronts and known.serial == self._serial - 1:
+            made = self._carried_on(known)
+        else:
+            made = self._made_anew(fronts, known)
+        if known is None or known.serial < made.serial:
+            self._known_views[entitled] = made
+        return Snapshot(self._serial, {url: each.snapshot for url, each in made.types.items()})
+
+    def _carried_on(self, known: KnownView) -> KnownView:
+        """Apply what this publication changed to the view of the one before it."""
+        changes: Changes = {}
+        for target in self._changes:
+            if target in known.uses:
+                changes.update(self._changes[target])
+        if not changes:
+            return replace(known, serial=self._serial)
+        clusters: dict[str, Resource | None] = {}
+        assignments: dict[str, Resource | None] = {}
+        withheld = set(known.types[ENDPOINT].snapshot.withheld)
+        for shard, made in changes.items():
+            clusters[shard.name] = None if made is None else made.cluster
+            assignments[shard.name] = None if made is None else made.assignment
+            held_back = made is not None and made.assignment is None
+            (withheld.add if held_back else withheld.discard)(shard.name)
         types = {
-            CLUSTER: self._type(entitled, CLUSTER, (each.cluster for each in shards.values())),
-            ENDPOINT: self._type(entitled, ENDPOINT, assignments, withheld),
-            LISTENER: self._type(entitled, LISTENER, (front.listener for front in fronts)),
-            ROUTE: self._type(entitled, ROUTE, (front.routes for front in fronts)),
+            **known.types,
+            CLUSTER: carried_on(known.types[CLUSTER], clusters, frozenset()),
+            ENDPOINT: carried_on(known.types[ENDPOINT], assignments, frozenset(withheld)),
         }
-        return Snapshot(self._serial, types)
+        return replace(known, serial=self._serial, types=types)
+
+    def _made_anew(self, fronts: tuple[FrontResources, ...], known: KnownView | None) -> KnownView:
+        uses = frozenset(target for front in fronts for target in front.uses)
+        shards = {
+            shard: made
+            for target in sorted(uses)
+            if target in self._targets
+            for shard, made in self._targets[target].items()
+        }
+        found: dict[str, list[Resource]] = {
+            CLUSTER: [each.cluster for each in shards.values()],
+            ENDPOINT: [each.assignment for each in shards.values() if each.assignment is not None],
+            LISTENER: [front.listener for front in fronts],
+            ROUTE: [front.routes for front in fronts],
+        }
+        withheld = {ENDPOINT: frozenset(shard.name for shard, each in shards.items() if not each.assignment)}
+        types = {
+            url: type_snapshot(each, withheld.get(url, frozenset()), known.types[url] if known else None)
+            for url, each in found.items()
+        }
+        return KnownView(self._serial, fronts, uses, types)
 
     def _chosen(self, entitled: Entitlement) -> list[FrontResources]:
         """Choose the fronts; where two gateways have one port, the first by name has it at this node."""
@@ -169,15 +231,3 @@ class ViewCatalog:
                 by_port.setdefault(front.port, front)
         loopback = self._fronts.get(MESH_GATEWAY, ()) if MESH_GATEWAY in entitled else ()
         return [*by_port.values(), *loopback]
-
-    def _type(
-        self,
-        entitled: Entitlement,
-        type_url: str,
-        resources: Iterable[Resource],
-        withheld: frozenset[str] = frozenset(),
-    ) -> TypeSnapshot:
-        key = (entitled, type_url)
-        counted = type_snapshot(resources, withheld, self._known_types.get(key))
-        self._known_types[key] = counted
-        return counted.snapshot

@@ -17,7 +17,7 @@ from xds_server.config.compile.services import compile_services
 from xds_server.mesh.routing import Configuration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from xds_server.config.documents import Document
     from xds_server.config.documents.base import Part
@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from xds_server.config.documents.service_entry import ServiceEntrySpec
     from xds_server.config.documents.virtual_service import VirtualServiceSpec
     from xds_server.config.problems import Problem
+    from xds_server.mesh.model import Service
 
 __all__ = ["Doubt", "compile_documents"]
 
 
 def compile_documents(
-    documents: Sequence[Document[Part]], doubt: Doubt
+    documents: Sequence[Document[Part]], doubt: Doubt, elsewhere: Mapping[str, Service] | None = None
 ) -> tuple[Configuration, list[Problem]]:
-    """What the documents declare, and everything that contradicts or dangles. Problems come unsorted."""
-    context = Context(doubt)
+    """What the documents declare, and everything that contradicts or dangles. Problems come unsorted.
+
+    `elsewhere`: services by host that another source declares. Documents may refer to them; they are no
+    part of what is returned.
+    """
+    context = Context(doubt, elsewhere)
     distinct = _distinct(documents, context)
 
     def of_kind(kind: str) -> list[Document[Part]]:
@@ -64,7 +69,9 @@ def _distinct(documents: Sequence[Document[Part]], context: Context) -> list[Doc
 
 def _configuration(context: Context) -> Configuration:
     return Configuration(
-        services=tuple(context.services[host] for host in sorted(context.services)),
+        services=tuple(
+            context.services[host] for host in sorted(context.services) if not context.is_elsewhere(host)
+        ),
         endpoints=tuple(sorted((e for es in context.endpoints.values() for e in es), key=lambda e: e.id)),
         policies=tuple(context.policies[host] for host in sorted(context.policies)),
         pools=tuple(context.pools[host] for host in sorted(context.pools)),

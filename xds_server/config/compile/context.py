@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from xds_server.config.problems import describe, join_or
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xds_server.config.problems import Path, Place, Problem
     from xds_server.mesh.model import Endpoint, Service
     from xds_server.mesh.policies import Policy
@@ -32,6 +34,8 @@ class Context:
     """The state of one compilation. Maps of values are by service host; gateways by name."""
 
     doubt: Doubt
+    elsewhere: Mapping[str, Service] | None = None
+    """Services by host that another source declares, with endpoints that come and go; None: there is none."""
     problems: list[Problem] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
     endpoints: dict[str, list[Endpoint]] = field(default_factory=dict)
@@ -41,6 +45,20 @@ class Context:
     virtual_services: list[VirtualService] = field(default_factory=list)
     declared_by: dict[tuple[str, str], Place] = field(default_factory=dict)
     """(what, name) to the document that declared it first."""
+
+    def __post_init__(self) -> None:
+        """What another source declares is there from the start, without any endpoint to check against."""
+        for host, service in (self.elsewhere or {}).items():
+            self.services[host] = service
+            self.endpoints[host] = []
+
+    def is_elsewhere(self, host: str) -> bool:
+        """Whether the service's endpoints are another source's, so that they say nothing about a document."""
+        return (
+            self.elsewhere is not None
+            and host in self.elsewhere
+            and self.services[host] is self.elsewhere[host]
+        )
 
     def claim(self, what: str, name: str, place: Place) -> Place | None:
         """Notes that `place` declares it; the earlier document that did, if any."""
@@ -59,14 +77,20 @@ class Context:
             if name in self.services:
                 return self.services[name]
         if not self.doubt.anything and self.doubt.hosts.isdisjoint(names):
-            found = f"{describe(host)}, which no ServiceEntry defines"
+            found = f"{describe(host)}, which no {self._definers()} defines"
             self.problems.append(place.problem(path, found, self._defined_hosts(host)))
         return None
 
     def _defined_hosts(self, host: str) -> str:
         hosts = sorted(self.services)
         if not hosts:
-            return f"a ServiceEntry with {describe(host)} in its hosts"
+            return f"a ServiceEntry with {describe(host)} in its hosts" + self._or_service()
         near = difflib.get_close_matches(host, hosts, n=1) if len(hosts) > 1 else []
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"a host of a ServiceEntry: {join_or(hosts)}{hint}"
+        return f"a host of a {self._definers()}: {join_or(hosts)}{hint}"
+
+    def _definers(self) -> str:
+        return "ServiceEntry" if self.elsewhere is None else "ServiceEntry or Service"
+
+    def _or_service(self) -> str:
+        return "" if self.elsewhere is None else ", or a Service of that name"

@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from xds_server.config.compile.pool_names import names_of
 from xds_server.config.compile.runtimes import asked
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
 from xds_server.mesh.pools import Pool, StaticModels
@@ -47,6 +48,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
             names=names_of(spec.models),
+            layout=PoolLayout(spec.layout.type, spec.layout.shards, spec.layout.budget),
         )
 
 
@@ -119,7 +121,13 @@ def _check_port(
 
 
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:
-    """Models by endpoint id, whichever of the endpoint's ports the document names it by."""
+    """Models by endpoint id, whichever of the endpoint's ports the document names it by.
+
+    Endpoints that another source declares may come later: they are taken by the names given.
+    """
+    if context.is_elsewhere(host):
+        written = document.spec.models.static or {}
+        return {name: tuple(sorted(written[name])) for name in sorted(written)}
     known = {
         join_host_port(endpoint.id.address, port): str(endpoint.id)
         for endpoint in context.endpoints[host]

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from xds_server.config.documents.base import Host, NonEmpty, OneOf, Part
+from xds_server.config.documents.pool_layout import LayoutPart
 from xds_server.config.documents.pool_models import ModelsPart
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY
 
@@ -33,3 +34,4 @@ class ModelPoolSpec(Part):
     subset_key: NonEmpty = DEFAULT_SUBSET_KEY
     models: ModelsPart
     on_miss: OnMissPart = Field(default_factory=OnMissPart)
+    layout: LayoutPart = Field(default_factory=LayoutPart)

@@ -49,8 +49,11 @@ _NOT_RE2 = re.compile(r"\\[1-9]|\(\?(?:[=!>(]|<[=!]|P=)|[*+?}]\+")
 _ESCAPED_OR_CLASS = re.compile(r"\\\\|\\[^1-9]|\[\^?\]?(?:\\.|[^\]\\])*\]")
 
 
-def _regex(value: object) -> str:
-    """A regular expression as Envoy's RE2 takes it: compiled by `re`, without what RE2 lacks."""
+def check_regex(value: object) -> str:
+    """A regular expression as Envoy's RE2 takes it: compiled by `re`, without what RE2 lacks.
+
+    Raises the error for the field.
+    """
     if not isinstance(value, str) or not value:
         raise expected("a regular expression (RE2)")
     if unsupported := _NOT_RE2.search(_ESCAPED_OR_CLASS.sub("x", value)):
@@ -66,7 +69,7 @@ def _regex(value: object) -> str:
     return value
 
 
-Regex = Annotated[str, BeforeValidator(_regex)]
+Regex = Annotated[str, BeforeValidator(check_regex)]
 
 
 class _MatchPart(Part):

@@ -1,0 +1,93 @@
+"""When a changed cluster may be pushed: rebuilds are to take a set share of a worker's time, no more.
+
+Envoy 1.40 merges no metadata changes itself: each push is a rebuild. The first change of a cluster goes
+at once; after it the cluster rests for its rebuild's time divided by the share, and what changes
+meanwhile is merged. Each cluster rests for itself: a busy pool delays no quiet one.
+
+Something that requests must not reach any more does not wait for that: it goes at once, and what it
+costs is added to the rest that follows. So additions wait for withdrawals, and the share holds over time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from xds_server.resources.law import SHARE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+RESERVE = 4
+"""Rests that withdrawals may be ahead of: with more of them than that, they are spaced too."""
+
+_ROOM = 64
+"""Rests that are remembered before those that are over are looked for."""
+
+PERIOD = 60.0
+"""Seconds over which the rate of changes is taken."""
+
+
+class Pace:
+    """What has been pushed of late.
+
+    Args:
+        clock: monotonic seconds.
+        share: of a worker's time; rebuilds take that much at most.
+    """
+
+    def __init__(self, clock: Callable[[], float], share: float = SHARE) -> None:
+        self._clock = clock
+        self._share = share
+        self._rests: dict[str, float] = {}
+        self._room = _ROOM
+        self._changes: dict[str, deque[tuple[float, int]]] = {}
+        self.next_at: float | None = None
+        """When the first of the clusters that were told to wait may go, by the clock; None: none waits."""
+        self.spaced = 0
+        """How often a cluster was told to wait."""
+
+    def begin(self) -> None:
+        """A publication begins: who has to wait is asked anew."""
+        self.next_at = None
+        if len(self._rests) > self._room:
+            now = self._clock()
+            self._rests = {name: until for name, until in self._rests.items() if until > now}
+            self._room = max(_ROOM, 2 * len(self._rests))
+
+    def may(self, names: Sequence[str], cost: float, *, withdrawal: bool, urgent: bool) -> bool:
+        """Whether clusters may be pushed now, each of which costs Envoy `cost` seconds; notes that they are.
+
+        `urgent`: whatever they rest for, somebody waits for this very push.
+        """
+        now = self._clock()
+        rest = cost / self._share
+        until = max((self._rests.get(name, now) for name in names), default=now)
+        ahead = RESERVE * rest if withdrawal else 0.0
+        if not urgent and until - ahead > now:
+            self.spaced += 1
+            at = until - ahead
+            self.next_at = at if self.next_at is None else min(self.next_at, at)
+            return False
+        for name in names:
+            self._rests[name] = max(self._rests.get(name, now), now) + rest
+        return True
+
+    def changed(self, host: str, count: int) -> None:
+        """Note that `count` endpoints of a service changed."""
+        changes = self._changes.setdefault(host, deque())
+        changes.append((self._clock(), count))
+        self._forget(changes)
+
+    def rate(self, host: str) -> float:
+        """Changes a second of a service, over the last PERIOD."""
+        changes = self._changes.get(host)
+        if changes is None:
+            return 0.0
+        self._forget(changes)
+        return sum(count for _, count in changes) / PERIOD
+
+    def _forget(self, changes: deque[tuple[float, int]]) -> None:
+        end = self._clock() - PERIOD
+        while changes and changes[0][0] < end:
+            changes.popleft()
