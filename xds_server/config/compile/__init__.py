@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from xds_server.config.compile.context import Context, Doubt
 from xds_server.config.compile.gateways import check_listeners, compile_gateways
+from xds_server.config.compile.inference_services import compile_inference_services
 from xds_server.config.compile.policies import compile_policies
 from xds_server.config.compile.pools import compile_pools
 from xds_server.config.compile.routes import compile_virtual_services
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from xds_server.config.documents.base import Part
     from xds_server.config.documents.destination_rule import DestinationRuleSpec
     from xds_server.config.documents.gateway import GatewaySpec
+    from xds_server.config.documents.inference_service import InferenceServiceSpec
     from xds_server.config.documents.model_pool import ModelPoolSpec
     from xds_server.config.documents.service_entry import ServiceEntrySpec
     from xds_server.config.documents.virtual_service import VirtualServiceSpec
@@ -33,14 +35,19 @@ __all__ = ["Doubt", "compile_documents"]
 
 
 def compile_documents(
-    documents: Sequence[Document[Part]], doubt: Doubt, elsewhere: Mapping[str, Service] | None = None
+    documents: Sequence[Document[Part]],
+    doubt: Doubt,
+    elsewhere: Mapping[str, Service] | None = None,
+    *,
+    cluster: bool = False,
 ) -> tuple[Configuration, list[Problem]]:
     """What the documents declare, and everything that contradicts or dangles. Problems come unsorted.
 
     `elsewhere`: services by host that another source declares. Documents may refer to them; they are no
-    part of what is returned.
+    part of what is returned. `cluster`: whatever may be the name of a cluster's service is taken for one
+    that is yet to be found, so that what is right does not depend on what the cluster has just now.
     """
-    context = Context(doubt, elsewhere)
+    context = Context(doubt, elsewhere, cluster)
     distinct = _distinct(documents, context)
 
     def of_kind(kind: str) -> list[Document[Part]]:
@@ -52,6 +59,9 @@ def compile_documents(
     compile_gateways(cast("list[Document[GatewaySpec]]", of_kind("Gateway")), context)
     compile_virtual_services(cast("list[Document[VirtualServiceSpec]]", of_kind("VirtualService")), context)
     check_listeners(context)
+    compile_inference_services(
+        cast("list[Document[InferenceServiceSpec]]", of_kind("InferenceService")), context
+    )
     return _configuration(context), context.problems
 
 
@@ -77,4 +87,5 @@ def _configuration(context: Context) -> Configuration:
         pools=tuple(context.pools[host] for host in sorted(context.pools)),
         gateways=tuple(context.gateways[name] for name in sorted(context.gateways)),
         virtual_services=tuple(sorted(context.virtual_services, key=lambda v: v.name)),
+        declared=tuple(sorted(context.declared)),
     )
