@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from xds_server.mesh.layout import AUTO, PoolLayout
+from xds_server.mesh.names import NO_NAMES, Names
 from xds_server.mesh.request import MODEL_HEADERS, RequestNames
 
 if TYPE_CHECKING:
@@ -165,5 +166,6 @@ class Pool:
     subset_key: str = DEFAULT_SUBSET_KEY
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
+    names: Names = NO_NAMES
     layout: PoolLayout = AUTO
     request: RequestNames = field(default_factory=RequestNames)
