@@ -103,7 +103,7 @@ class Misses:
     """Which endpoints a request may reach that no subset matches: all, those with some labels, or none.
 
     They are in every shard, so that a fallback keeps its meaning over the whole pool. `splittable`: where
-    the default subset names a model, only one cluster can say what it means.
+    the default subset names a model, or a miss falls back to one, only one cluster can say what it means.
     """
 
     everywhere: bool = False
@@ -119,6 +119,8 @@ class Misses:
         found.update(fallback_of(selector, pool) for selector in policy.selectors)
         apart = any(pool.subset_key not in selector.keys for selector in policy.selectors)
         everywhere = Fallback.ANY_ENDPOINT in found or apart or not policy.selectors
+        if pool.misses.falls_back:
+            return cls(everywhere, splittable=False)
         if everywhere or Fallback.DEFAULT_SUBSET not in found:
             return cls(everywhere)
         labels = tuple(sorted(policy.default_subset.items()))
