@@ -28,6 +28,7 @@ from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource
 from xds_server.sources.modelmesh.source import ModelMeshSource
 from xds_server.sources.modelmesh.source import targets as modelmesh_targets
+from xds_server.sources.reports.source import ReportSource
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import targets
 from xds_server.transport.server import XdsServer
@@ -94,7 +95,8 @@ class Server:
         )
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
-        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates)
+        self.reports = ReportSource(self._emit, clock=self._clock)
+        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates, self.reports)
         self.clients = (
             None
             if options.clients is None
@@ -194,6 +196,7 @@ class Server:
         if isinstance(event, ConfigurationReplaced | EndpointsChanged):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
             self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
+            self.reports.set_targets(self.mesh.services())
         self._arm_expiry()
 
     def _on_change(self) -> None:
