@@ -44,6 +44,8 @@ WARM_UP = 3
 PAUSE = 0.2
 """Seconds between changes, so that each is published by itself."""
 LIMIT = 300.0
+LAYOUT = {"type": "single"}
+"""One cluster, whatever the number of models would ask for: the stream waits for one assignment."""
 POOL = {
     "apiVersion": "xds-server.dev/v1alpha1",
     "kind": "ModelPool",
@@ -124,7 +126,7 @@ class Documents:
         placed = {
             f"{self._fleet.address(each)}:8080": self._fleet.models(each) for each in range(self._fleet.pods)
         }
-        document = {**POOL, "spec": {"host": HOST, "models": {"static": placed}}}
+        document = {**POOL, "spec": {"host": HOST, "models": {"static": placed}, "layout": LAYOUT}}
         temporary = self._directory / ".pool.new"
         temporary.write_text(yaml.dump(document, Dumper=yaml.CSafeDumper))
         temporary.rename(self._directory / "pool.yaml")
@@ -156,7 +158,7 @@ class Cluster:
             await self._cluster.put(objects.PODS, self._pod(each))
         conf = self._directory / "conf"
         conf.mkdir()
-        spec = {"host": "triton", "models": {"annotations": {}}}
+        spec = {"host": "triton", "models": {"annotations": {}}, "layout": LAYOUT}
         (conf / "pool.yaml").write_text(yaml.safe_dump({**POOL, "spec": spec}))
         login = self._cluster.login()
         self.options = ["--config", str(conf), "--kubernetes", "--kubeconfig", str(login.kubeconfig)]
