@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
     from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec
+    from xds_server.config.documents.pool_layout import LayoutPart
     from xds_server.mesh.policies import Policy, Selector
     from xds_server.mesh.pools import Discovery
 
@@ -46,8 +47,12 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
-            layout=PoolLayout(spec.layout.type, spec.layout.shards, spec.layout.budget),
+            layout=_layout(spec.layout),
         )
+
+
+def _layout(part: LayoutPart) -> PoolLayout:
+    return PoolLayout(part.type, part.shards if isinstance(part.shards, int) else None, part.budget)
 
 
 def _fallback(policy: MissPolicy | None) -> Fallback | None:
