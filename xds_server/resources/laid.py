@@ -204,7 +204,7 @@ class Laid:
     def _hold(self, key: str, *, held: bool) -> None:
         if held:
             self._spare.discard(key)
-        elif self.misses.everywhere:
+        elif self.misses.not_loaded:
             self._spare.add(key)
 
     def _mark(self, key: Key, *, withdrawal: bool) -> None:

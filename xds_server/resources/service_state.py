@@ -135,8 +135,8 @@ class ServiceState:
         endpoints = len(self.picture.endpoints)
         mean = self._held / endpoints if endpoints else 0.0
         size = law.Size(endpoints, len(self._holders), mean, everywhere=misses.everywhere)
-        if not misses.splittable:
-            return single(pool.layout, size, "its default subset names a model")
+        if obstacle := misses.against(pool.layout.kind):
+            return single(pool.layout, size, obstacle)
         rate = 0.0 if pace is None else rate_step(pace.rate(self.picture.service.host))
         return choose(pool.layout, size, rate, self.choice)
 
