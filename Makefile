@@ -15,7 +15,6 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-
 .PHONY: help install install-mlserver install-triton demo test check format bench soak lock envoy-files crd clean
 
 help: ## this list

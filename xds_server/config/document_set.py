@@ -34,6 +34,8 @@ class Unit:
     documents: tuple[Document[Part], ...] = ()
     problems: tuple[Problem, ...] = ()
     age: str = ""
+    generation: int = 0
+    """The object's; 0 for what has none."""
 
 
 @dataclass(frozen=True, slots=True)

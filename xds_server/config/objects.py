@@ -46,7 +46,8 @@ def unit_of(value: Mapping[str, Any]) -> Unit:
     """The unit that an object of one of our kinds is."""
     plain = _without_server_fields(value)
     documents, problems = shape_document(Place("", 0, subject_of(plain)), plain)
-    return Unit(key_of(value), tuple(documents), tuple(problems), _age(value))
+    generation = int((value.get("metadata") or {}).get("generation") or 1)
+    return Unit(key_of(value), tuple(documents), tuple(problems), _age(value), generation)
 
 
 def unit_of_config_map(value: Mapping[str, Any]) -> Unit:
