@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.policies import Fallback
 from xds_server.resources import law
-from xds_server.resources.balancing import fallback_of, not_loaded, without_criteria
+from xds_server.resources.balancing import fallback_of
 from xds_server.resources.shards import SINGLE, Layout
 
 if TYPE_CHECKING:
@@ -100,46 +100,36 @@ def _sharded(count: int) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Misses:
-    """Which endpoints a request may reach that no subset matches: all, those with some labels, or none.
+    """Which endpoints a request may reach whose model nobody has: all, those with some labels, or none.
 
-    They are in every shard, so that a fallback keeps its meaning over the whole pool. `not_loaded`: also
-    a request for a model that nobody has. `obstacle`: why only one cluster can say what is meant; empty
-    where shards can. `obstacle_per_model`: the same where each model has a cluster.
+    They are in every shard, so that a fallback keeps its meaning over the whole pool. `obstacle`: why only
+    one cluster can say what is meant; empty where shards can.
     """
 
     everywhere: bool = False
     labels: tuple[tuple[str, str], ...] = ()
-    not_loaded: bool = False
     obstacle: str = ""
-    obstacle_per_model: str = ""
+
+    def __bool__(self) -> bool:
+        return self.everywhere or bool(self.labels)
 
     @classmethod
     def of(cls, policy: Policy | None, pool: Pool | None) -> Misses:
         """Find them from a service's rule and its pool."""
         if policy is None or pool is None:
             return cls()
-        nameless, unknown = without_criteria(policy, pool), not_loaded(policy, pool)
-        found = {nameless, *(fallback_of(selector, pool) for selector in policy.selectors)}
+        found = {fallback_of(selector, pool) for selector in policy.selectors}
+        # A selector without the key may match a request whose model has nothing to do with it.
         apart = any(pool.subset_key not in selector.keys for selector in policy.selectors)
-        everywhere = Fallback.ANY_ENDPOINT in found or apart or not policy.selectors
-        by_label = Fallback.DEFAULT_SUBSET in found
-        obstacle, several = "", len(found - {Fallback.NO_FALLBACK}) > 1
-        if by_label and pool.subset_key in policy.default_subset:
-            obstacle = "its default subset names a model"
-        return cls(
-            everywhere=everywhere,
-            labels=tuple(sorted(policy.default_subset.items())) if by_label and not everywhere else (),
-            not_loaded=unknown is not Fallback.NO_FALLBACK,
-            obstacle=obstacle,
-            obstacle_per_model=obstacle or ("its fallbacks differ" if several else ""),
-        )
-
-    def against(self, kind: LayoutKind) -> str:
-        """Why a layout cannot be had; empty where it can."""
-        return self.obstacle_per_model if kind is LayoutKind.PER_MODEL else self.obstacle
+        if Fallback.ANY_ENDPOINT in found or apart or not policy.selectors:
+            return cls(everywhere=True)
+        if Fallback.DEFAULT_SUBSET not in found:
+            return cls()
+        obstacle = "its default subset names a model" if pool.subset_key in policy.default_subset else ""
+        return cls(labels=tuple(sorted(policy.default_subset.items())), obstacle=obstacle)
 
     def take(self, placed: PlacedEndpoint) -> bool:
-        """Whether a miss may reach this endpoint."""
+        """Whether such a request may reach this endpoint."""
         if self.everywhere or not self.labels:
             return self.everywhere
         labels = placed.endpoint.labels

@@ -21,16 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
-    from xds_server.resources.by_model import Rule
     from xds_server.resources.shards import Layout, Target
 
 HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
 """The filter's name in the chain; a route's own rules are given under it."""
 
 
-RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", "Rule | None"], ...]]
+RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None], ...]]
 """What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
-each of its destinations is laid out, by which rule."""
+each of its destinations is laid out, by which subset key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +73,22 @@ class RouteEncoder:
         times: RouteTimes,
         sharding: Sharding | None = None,
         known: Mapping[RouteKey, bytes] | None = None,
-        rules: Mapping[str, Rule] | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
         self._times = times
         self._sharding = sharding or Sharding()
-        self._rules = rules or {}
+        self._keys = keys or {}
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
     def successor(
-        self, sharding: Sharding | None = None, rules: Mapping[str, Rule] | None = None
+        self, sharding: Sharding | None = None, keys: Mapping[str, str] | None = None
     ) -> RouteEncoder:
         """Begin anew for changed documents or layouts.
 
         Unchanged routes are not encoded again, others are forgotten.
         """
-        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, rules)
+        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, keys)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -117,29 +116,27 @@ class RouteEncoder:
         key = (owner.name, index, route, match, self._laid_out(route))
         encoded = self._encoded.get(key) or self._known.get(key)
         if encoded is None:
-            mapping = header_mapping(route.header_to_key)
-            made = actions(route, self._times, self._sharding, self._rules)
-            encoded = b"".join(
-                field(
-                    3,
-                    bytes(
-                        route_v3.Route(
-                            name=names.route(owner.name, route.name, index),
-                            match=route_match(match, share),
-                            route=action,
-                            typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
-                            request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
-                        )
-                    ),
-                )
-                for action, share in made
-            )
+            messages = self._messages(names.route(owner.name, route.name, index), route, match)
+            encoded = b"".join(field(3, bytes(message)) for message in messages)
         self._encoded[key] = encoded
         return encoded
 
-    def _laid_out(self, route: Route) -> tuple[tuple[Layout, Rule | None], ...]:
+    def _messages(self, name: str, route: Route, match: RouteMatch | None) -> Iterable[route_v3.Route]:
+        mapping = header_mapping(route.header_to_key)
+        for taken in actions(route, self._times, self._sharding, self._keys):
+            asked = route_match(match, taken.share)
+            asked.headers = [*asked.headers, *taken.headers]
+            yield route_v3.Route(
+                name=name,
+                match=asked,
+                route=taken.action,
+                typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
+                request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
+            )
+
+    def _laid_out(self, route: Route) -> tuple[tuple[Layout, str | None], ...]:
         layouts = {each.host: self._sharding.layout(each.host) for each in route.destinations}
-        return tuple((each, None if each == SINGLE else self._rules[host]) for host, each in layouts.items())
+        return tuple((each, None if each == SINGLE else self._keys[host]) for host, each in layouts.items())
 
     @staticmethod
     def _uses(owner: VirtualService, port: int) -> set[Target]:
