@@ -63,7 +63,7 @@ def _why(fleet: Fleet, chosen: Prediction, single: Prediction, limit: float) -> 
             f"  {chosen.shards} is the smallest power of two that stays within {within}"
         )
         if law.rebuild(fleet.size, chosen.shards // 2) <= limit:
-            first += f",\n  and from {law.LARGE_POOL:,} endpoints on sends at most a tenth of one cluster's bytes a change"
+            first += f",\n  and from {law.LARGE_POOL:,} endpoints on sends a tenth of one cluster's bytes"
     lines = [first]
     if limit < fleet.budget:
         lines.append(

@@ -81,7 +81,9 @@ def _layout(asked: PoolLayout, size: law.Size, limit: float, present: Choice | N
 def _by_law(asked: PoolLayout, size: law.Size, limit: float, present: Choice | None) -> tuple[Layout, str]:
     least = 2 if asked.kind is LayoutKind.SHARDED else 1
     count = max(least, law.fewest_shards(size, limit))
-    reason = f"the fewest that stay within {limit * 1000:.3g} ms a change"
+    large = size.endpoints >= law.LARGE_POOL and not size.everywhere
+    saving = " and a tenth of one cluster's bytes" if large else ""
+    reason = f"the fewest that stay within {limit * 1000:.3g} ms{saving} a change"
     if present is not None and present.asked == asked and present.layout.count > count:
         relaxed = max(least, law.fewest_shards(size, limit * SLACK))
         if relaxed > present.layout.count // 2:
