@@ -118,9 +118,10 @@ class ScaleWorld:
     Args:
         replicas: how many upstreams.
         linger: seconds that former clusters stay.
+        per_model: Envoy has the bootstrap that is meant for a cluster for each model.
     """
 
-    def __init__(self, replicas: int = 3, *, linger: float = 1.0) -> None:
+    def __init__(self, replicas: int = 3, *, linger: float = 1.0, per_model: bool = False) -> None:
         self.replicas = [Replica(f"r{number}") for number in range(replicas)]
         self.mesh = Mesh(on_change=self._changed)
         self.hub = Hub(time.monotonic)
@@ -128,6 +129,7 @@ class ScaleWorld:
         self.publisher = Publisher(self.mesh, self.builder, self.hub, linger=linger)
         self.server = XdsServer(self.hub, "127.0.0.1:0")
         self.port: dict[str, int] = {}
+        self._per_model = per_model
         self._pools: dict[str, tuple[Pool, Policy]] = {}
         self._placed: dict[str, tuple[int, ...]] = {}
         self._withdrawn = 0
@@ -150,7 +152,11 @@ class ScaleWorld:
         self.server.serving(ready=True)
         self._task = asyncio.create_task(self.publisher.run())
         self._stack.callback(self._task.cancel)
-        text = bootstrap(xds=f"127.0.0.1:{self._xds}", admin=f"127.0.0.1:{free_ports(1)[0]}")
+        text = bootstrap(
+            xds=f"127.0.0.1:{self._xds}",
+            admin=f"127.0.0.1:{free_ports(1)[0]}",
+            per_model=self._per_model,
+        )
         self.envoy = await asyncio.to_thread(Envoy, text)
         self._stack.push_async_callback(asyncio.to_thread, self.envoy.stop)
         for name in self.port:
@@ -236,6 +242,10 @@ class ScaleWorld:
         serial = self.publisher.flush()
         names = self.builder.assignments(name, model)
         await acknowledged(self.hub, names, serial, timeout=LIMIT, watch=Watch(), return_limit=0.1)
+
+    def memory(self) -> int:
+        """Bytes that Envoy's allocator has handed out."""
+        return int(self.envoy.stats("server.memory_allocated")["server.memory_allocated"])
 
     def connection(self, name: str) -> Connection:
         made = Connection(self.port[name])

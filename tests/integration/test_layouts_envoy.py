@@ -76,6 +76,47 @@ async def test_every_miss_policy_in_every_layout(misses: ScaleWorld, layout: str
         assert found == (wanted or {"503"}), (model, found)
 
 
+async def test_clusters_made_on_demand_serve_from_the_first_request_on() -> None:
+    """With the bootstrap meant for them: no cluster of a model until it is asked for, and few stats."""
+    async with ScaleWorld(per_model=True) as world:
+        world.add("pool", LAYOUTS["perModel"], NO)
+        world.configure()
+        for number, replica in enumerate(world.replicas):
+            replica.models = {f"m{number}/{each}" for each in range(100)}
+            world.report("pool", number, replica.models)
+        await world.start()
+        for number in range(3):
+            assert set(await world.spread("pool", f"m{number}/7", 5)) == {f"r{number}"}
+        assert set(await world.spread("pool", "m3/1", 5)) == {"503"}
+        stats = await asyncio.to_thread(world.envoy.stats, "^cluster")
+        requested = {name for name in stats if name.endswith("~m0/7.upstream_rq_total")}
+        assert len(requested) == 1
+        assert not any("~" in name and "upstream_cx_connect" in name for name in stats)
+        world.report("pool", 0, world.replicas[0].models - {"m0/7"})
+        await world.published("pool", "m0/7")
+        assert set(await world.spread("pool", "m0/7", 5)) == {"503"}
+
+
+async def test_the_memory_of_envoy_after_a_thousand_changes() -> None:
+    """Of a sharded pool; what the process takes at rest may not grow with the number of changes."""
+    async with ScaleWorld() as world:
+        world.add("pool", LAYOUTS["sharded"], NO)
+        world.configure()
+        models = [f"m{number}" for number in range(100)]
+        for number in range(3):
+            world.report("pool", number, models)
+        await world.start()
+
+        async def change(count: int) -> int:
+            for number in range(count):
+                world.report("pool", number % 3, [m for m in models if m != models[number % 100]])
+                await world.published("pool", models[number % 100])
+            return await asyncio.to_thread(world.memory)
+
+        before = await change(200)
+        assert await change(1000) < before + 4 * 2**20
+
+
 def names_of_every_kind(count: int) -> list[str]:
     made = random.Random(7)
     kinds = (
