@@ -10,6 +10,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
 
+from xds_server.mesh.request import MODEL_HEADER
 from xds_server.mesh.routing import UNRESOLVED
 from xds_server.resources import by_model
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
@@ -100,6 +101,8 @@ def model_headers(route: Route, key: str) -> list[str]:
 
     Of several for one key the last that a request has is what becomes metadata.
     """
+    if route.naming is not None and key in route.naming.keys:
+        return [MODEL_HEADER]  # where the script finds the name, it has put it into this one
     return [each.header.lower() for each in reversed(route.header_to_key) if each.key == key]
 
 
