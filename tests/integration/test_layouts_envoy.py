@@ -8,6 +8,7 @@ import os
 import random
 from collections import Counter
 from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
@@ -130,9 +131,10 @@ def names_of_every_kind(count: int) -> list[str]:
     return [kinds[n % len(kinds)](n) for n in range(count)]
 
 
-@pytest.mark.parametrize("count", [2, 16])
-async def test_the_shard_that_envoy_picks_is_ours(count: int) -> None:
+@pytest.mark.parametrize("place", ["header", "path"])
+async def test_the_shard_that_envoy_picks_is_ours(place: str) -> None:
     """Each replica has the models of one shard alone: in any other there is no subset of them."""
+    count = 16
     names = names_of_every_kind(5000)
     async with ScaleWorld(count) as world:
         for replica in world.replicas:
@@ -146,7 +148,11 @@ async def test_the_shard_that_envoy_picks_is_ours(count: int) -> None:
 
         async def ask(number: int) -> list[tuple[str, tuple[int, str]]]:
             asked = names[number::8]
-            answers = [(name, await connections[number].get(name)) for name in asked]
+            if place == "header":
+                answers = [(name, await connections[number].get(name)) for name in asked]
+            else:
+                paths = [(name, f"/v2/models/{quote(name, safe='')}/infer") for name in asked]
+                answers = [(name, await connections[number].get(path=path)) for name, path in paths]
             return [each for each in answers if each[1] != (200, f"r{shard_of(each[0], count)}")]
 
         assert await asyncio.gather(*map(ask, range(8))) == [[]] * 8
