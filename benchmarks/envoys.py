@@ -109,10 +109,15 @@ class Upstream(Envoy):
     """Answers 200 at once on every loopback address: all replicas at the same time."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("0.0.0.0", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         super().__init__(directory, _upstream(self.port), "upstream")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])
 
 
 def _upstream(port: int) -> dict[str, Any]:

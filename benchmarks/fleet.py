@@ -40,6 +40,7 @@ class Fleet:
         seed: of the draws; equal seeds draw alike.
         layout: of the pool; None: no pool at all.
         port: of every endpoint. Endpoints are loopback addresses where it is not the usual one.
+        gateway: the port of its gateway.
         covering: each model is somewhere, as evenly as can be, so that there are `models` different ones.
     """
 
@@ -53,6 +54,7 @@ class Fleet:
         layout: PoolLayout | None = SINGLE,
         port: int = PORT,
         covering: bool = False,
+        gateway: int = 8008,
     ) -> None:
         if each > models:
             raise ValueError(f"{each} models on each endpoint; there are {models} to draw from")
@@ -62,6 +64,7 @@ class Fleet:
         self._states = {name: ModelState(name) for name in self._pool}
         self._layout = layout
         self._port = port
+        self._gateway = gateway
         network = 10 if port == PORT else 127
         self.addresses = [_address(number, network) for number in range(endpoints)]
         self.names = self._cover(endpoints) if covering else [self._draw() for _ in range(endpoints)]
@@ -119,7 +122,7 @@ class Fleet:
                 services=(Service(HOST, "default", (ServicePort(PORT, "http"),)),),
                 endpoints=endpoints,
                 pools=pools,
-                gateways=(Gateway("default/fleet", (GatewayServer(8008, "http"),)),),
+                gateways=(Gateway("default/fleet", (GatewayServer(self._gateway, "http"),)),),
                 virtual_services=(VirtualService("default/fleet", ("*",), ("default/fleet",), (route,)),),
             ),
         )

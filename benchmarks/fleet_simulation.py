@@ -23,6 +23,7 @@ import resource
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.mesh import Mesh
 from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
+from xds_server.resources.law import SHARE
 from xds_server.transport.server import ServerOptions, XdsServer
 from xds_server.xds.hub import Hub
 from xds_server.xds.model import CLUSTER, ENDPOINT
@@ -60,7 +62,8 @@ class Driven:
         self.mesh = Mesh(on_change=self._changed)
         self.hub = Hub(time.monotonic)
         self.builder = Builder(BuildOptions(access_log=False))
-        self.publisher = Publisher(self.mesh, self.builder, self.hub)
+        share = inf if options.unpaced else SHARE
+        self.publisher = Publisher(self.mesh, self.builder, self.hub, share=share)
         self.server = XdsServer(self.hub, "127.0.0.1:0", ServerOptions(streams_per_second=5000.0))
         self._rate = options.changes_per_second
         self.changes = 0
@@ -227,6 +230,7 @@ async def simulate(options: argparse.Namespace) -> None:
     """Run one fleet and print what it took."""
     size = ["--endpoints", str(options.endpoints), "--per-endpoint", str(options.per_endpoint)]
     size += ["--models", str(options.models), "--layout", options.layout]
+    size += ["--unpaced"] if options.unpaced else []
     server = Process("--role", "server", *size, "--changes-per-second", str(options.changes_per_second))
     crowd: list[Process] = []
     try:
@@ -329,6 +333,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--changes-per-second", type=float, default=20.0)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--layout", choices=[each.value for each in LayoutKind], default="auto")
+    parser.add_argument("--unpaced", action="store_true", help="no rests: each change by itself")
     parser.add_argument("--directory", type=Path, default=Path("/tmp"), help="for a file of versions (/tmp)")
     parser.add_argument("--role", choices=("all", "server", "clients"), default="all", help=argparse.SUPPRESS)
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.envoys import Envoy, Upstream
+from benchmarks.envoys import Envoy, Upstream, free_port
 from benchmarks.fleet import HOST, Fleet
 from xds_server import logs
 from xds_server.mesh.layout import LayoutKind, PoolLayout
@@ -95,7 +95,10 @@ class World:
 
     def __init__(self, row: tuple[int, int, int], layout: PoolLayout | None, upstream: int) -> None:
         endpoints, each, models = row
-        self.fleet = Fleet(endpoints, each, models, layout=layout, port=upstream, covering=True)
+        self.port = free_port()
+        self.fleet = Fleet(
+            endpoints, each, models, layout=layout, port=upstream, covering=True, gateway=self.port
+        )
         self.mesh = Mesh()
         self.hub = Hub(time.monotonic)
         self.builder = Builder(BuildOptions(access_log=False))
@@ -115,7 +118,7 @@ class World:
         self.envoy = Envoy.with_xds(directory, f"127.0.0.1:{port}")
         await self.envoy.ready(LIMIT)
         await self.synced()
-        await self.envoy.listening(8008, LIMIT)
+        await self.envoy.listening(self.port, LIMIT)
 
     async def close(self) -> None:
         self.envoy.stop()
@@ -175,12 +178,12 @@ async def _measure(world: World, figures: Figures, seconds: float, directory: Pa
         return
     script = directory / "models.lua"
     script.write_text(_script(world.fleet.traffic(TRAFFIC_MODELS)))
-    await wrk(script, 1.0)
+    await wrk(world.port, script, 1.0)
     before = world.envoy.threads()
-    quiet = await wrk(script, seconds)
+    quiet = await wrk(world.port, script, seconds)
     spent = _spent(before, world.envoy.threads())
     figures.request_cpu = 1e6 * spent["worker"] / max(1, quiet.requests)
-    changing = asyncio.create_task(wrk(script, max(seconds, 3 * EVERY + 1)))
+    changing = asyncio.create_task(wrk(world.port, script, max(seconds, 3 * EVERY + 1)))
     while not changing.done():
         await world.change()
         await asyncio.wait({changing}, timeout=EVERY)
@@ -226,18 +229,10 @@ class Wrk:
     errors: int
 
 
-async def wrk(script: Path, seconds: float) -> Wrk:
+async def wrk(port: int, script: Path, seconds: float) -> Wrk:
     """Requests on 4 connections, one after the other on each, for the traffic's models in turn."""
-    command = [
-        "wrk",
-        "-t1",
-        "-c4",
-        f"-d{seconds:g}s",
-        "--latency",
-        "-s",
-        str(script),
-        "http://127.0.0.1:8008/",
-    ]
+    command = ["wrk", "-t1", "-c4", f"-d{seconds:g}s", "--latency", "-s", str(script)]
+    command.append(f"http://127.0.0.1:{port}/")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     out = (await process.communicate())[0].decode()
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", out)
@@ -274,10 +269,10 @@ async def request_path(row: tuple[int, int, int], name: str, upstream: int, cycl
         script = directory / "models.lua"
         script.write_text(_script(world.fleet.traffic(TRAFFIC_MODELS)))
         try:
-            await wrk(script, 1.0)
+            await wrk(world.port, script, 1.0)
             for _ in range(cycles):
                 before = world.envoy.threads()
-                seen = await wrk(script, 1.0)
+                seen = await wrk(world.port, script, 1.0)
                 spent = _spent(before, world.envoy.threads())
                 figures[layout].append(1e6 * spent["worker"] / max(1, seen.requests))
         finally:
