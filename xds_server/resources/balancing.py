@@ -41,6 +41,14 @@ _SELECTOR_LEVEL = {
 }
 
 
+CHOICES = 4
+"""How many endpoints LEAST_REQUEST draws, with replacement, to take the one with the fewest requests.
+
+Of two holders, the busier is taken when all draws are it: once in 16. Two draws, Envoy's default, take it
+every fourth time; a full scan never does, but then a replica that fails fast has the fewest requests and is
+taken for every retry as well, while its neighbour is busy (measured: 18 % of the requests lost, 404).
+"""
+
 _ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelector.ANY_ENDPOINT)
 """For requests that concern no model, whatever the other selectors and the cluster do with a miss."""
 
@@ -108,10 +116,7 @@ def _child(balancer: Balancer) -> core.TypedExtensionConfig:
         case Balancer.RANDOM:
             return extension(_POLICIES + "random", random_policy.Random())
         case Balancer.LEAST_REQUEST:
-            # Two random choices draw with replacement: of two holders the busy one still gets a third of
-            # the requests. Subsets are small, so looking at every member costs nothing.
-            method = least_request.LeastRequestSelectionMethod.FULL_SCAN
-            return extension(_POLICIES + "least_request", least_request.LeastRequest(selection_method=method))
+            return extension(_POLICIES + "least_request", least_request.LeastRequest(choice_count=CHOICES))
 
 
 def _only(config: core.TypedExtensionConfig) -> cluster.LoadBalancingPolicy:
