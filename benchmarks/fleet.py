@@ -27,7 +27,8 @@ HOST = "modelmesh-serving"
 PORT = 8033
 SOURCE = "synthetic"
 _NAME_LENGTH = 12
-SINGLE = PoolLayout(LayoutKind.SINGLE)
+ONE_CLUSTER = PoolLayout(LayoutKind.SINGLE)
+"""However many models there are: what is measured is one assignment of N endpoints, by name."""
 
 
 class Fleet:
@@ -51,7 +52,7 @@ class Fleet:
         models: int,
         seed: int = 1,
         *,
-        layout: PoolLayout | None = SINGLE,
+        layout: PoolLayout | None = ONE_CLUSTER,
         port: int = PORT,
         covering: bool = False,
         gateway: int = 8008,

@@ -70,6 +70,14 @@ class SourceRecord(TypedDict):
     failure: FailureRecord | None
 
 
+class KnownRecord(TypedDict):
+    """A model that clients of a ModelMesh may ask for; `state` as KServe says it: Loaded, Standby, ..."""
+
+    name: str
+    state: str
+    reason: str
+
+
 class EndpointRecord(TypedDict):
     """One replica. `routed`: the models that Envoy is told of. Ages in seconds.
 
@@ -102,6 +110,7 @@ class ServiceRecord(TypedDict):
     layout: LayoutRecord | None
     known: bool
     stale: bool
+    known_models: list[KnownRecord]
     endpoints: list[EndpointRecord]
 
 

@@ -59,6 +59,10 @@ def service(state: AdminState, host: str, now: float) -> ServiceRecord:
         "layout": layouts.record(state.made_of(host)),
         "known": picture.known,
         "stale": is_stale(statuses),
+        "known_models": [
+            {"name": model.name, "state": model.state.value, "reason": model.reason}
+            for model in mesh.known_models(host).values()
+        ],
         "endpoints": [_endpoint(status, now) for status in statuses],
     }
 
