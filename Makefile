@@ -15,11 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-<<<<<<< HEAD
-.PHONY: help install install-mlserver install-triton demo test check format bench soak bench-scale lock protos envoy-files crd clean
-=======
-.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak lock envoy-files crd clean
->>>>>>> main
+.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak bench-scale lock protos envoy-files crd clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,9 +66,10 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## READY to the first request, and what a change costs beside a bare server
+bench: $(VENV)/.installed ## READY to the first request, a change beside a bare server, the start in a cluster
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
 	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
+	$(BIN)/python -m benchmarks.kubernetes_start $(KUBERNETES_FLAGS)
 
 bench-scale: $(VENV)/.installed ## what a change costs Envoy in one cluster and in shards; a fleet without Envoys
 	$(BIN)/python -m benchmarks.scale $(SCALE_FLAGS)
