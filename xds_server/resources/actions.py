@@ -12,19 +12,18 @@ import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previou
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 
 from xds_server.mesh.request import MODEL_HEADER
-from xds_server.mesh.routing import UNRESOLVED, HeaderToKey
+from xds_server.mesh.routing import UNRESOLVED
 from xds_server.resources import by_model
 from xds_server.resources.filters import OWN_NAMESPACE
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
 from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from envoy_data_plane.google.protobuf import Any
 
-    from xds_server.mesh.routing import Destination, Retries, Route
-    from xds_server.resources.by_model import Rule
+    from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
     from xds_server.resources.shards import Sharding, Target
 
 
@@ -63,34 +62,62 @@ RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.05, 0.5
 """Seconds: the first pause is a random part of the first, later ones grow to the second."""
 
 
-def actions(
-    route: Route, times: RouteTimes, sharding: Sharding, rules: Mapping[str, Rule]
-) -> list[tuple[route_v3.RouteAction, float | None]]:
-    """What a route becomes: one action, or one for each destination.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One of the Envoy routes that a route becomes: its action, and which requests take it.
+
+    `share`: the part of all requests that takes it or one before it; None: all that there are. `headers`:
+    what more they must look like.
+    """
+
+    action: route_v3.RouteAction
+    share: float | None = None
+    headers: tuple[route_v3.HeaderMatcher, ...] = ()
+
+
+def actions(route: Route, times: RouteTimes, sharding: Sharding, keys: Mapping[str, str]) -> Iterator[Taken]:
+    """List what a route becomes, in order. `keys`: the subset keys of pools, by host.
 
     Among clusters of one action Envoy picks either by weight or by hash. So where a destination of several
-    is split into clusters, each destination gets a route of its own, with the share of the requests that
-    takes it or one before it; None: all that there are.
+    is split into clusters, each destination gets a route of its own.
     """
     wanted = _wanted(route.destinations)
-    if len(wanted) > 1 and any(sharding.layout(host) != SINGLE for host, _ in wanted):
-        total, taken = sum(wanted.values()), 0
-        split: list[tuple[route_v3.RouteAction, float | None]] = []
-        for target, weight in wanted.items():
-            taken += weight
-            share = None if taken == total else taken / total
-            split.append((_to_one(target, route, times, sharding, rules), share))
-        return split
-    if len(wanted) == 1:
-        return [(_to_one(next(iter(wanted)), route, times, sharding, rules), None)]
-    made = _common(route, times)
-    made.weighted_clusters = route_v3.WeightedCluster(
-        clusters=[
-            route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
-            for target, weight in wanted.items()
-        ]
-    )
-    return [(made, None)]
+    if len(wanted) > 1 and all(sharding.layout(host) == SINGLE for host, _ in wanted):
+        made = _common(route, times)
+        made.weighted_clusters = route_v3.WeightedCluster(
+            clusters=[
+                route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
+                for target, weight in wanted.items()
+            ]
+        )
+        yield Taken(made)
+        return
+    total, taken = sum(wanted.values()), 0
+    for target, weight in wanted.items():
+        taken += weight
+        share = None if taken == total else taken / total
+        if sharding.layout(target[0]) == SINGLE:
+            made = _common(route, times)
+            made.cluster = sharding.single(*target).name
+            yield Taken(made, share)
+        else:
+            headers = model_headers(route, keys[target[0]])
+            rest, made = _common(route, times), _common(route, times)
+            by_model.to_rest(rest, target)
+            yield Taken(rest, share, tuple(by_model.unnamed(headers)))
+            if headers:
+                by_model.to_model(made, target, sharding, headers)
+                yield Taken(made, share)
+
+
+def model_headers(route: Route, key: str) -> list[str]:
+    """List the headers that may name the model of a pool with this subset key, the one that counts first.
+
+    Of several for one key the last that a request has is what becomes metadata.
+    """
+    if route.naming is not None and key in route.naming.keys:
+        return [MODEL_HEADER]  # where the script finds the name, it has put it into this one
+    return [each.header.lower() for each in reversed(route.header_to_key) if each.key == key]
 
 
 def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
@@ -106,22 +133,6 @@ def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
             route_v3.RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR
         )
     return common
-
-
-def _to_one(
-    target: Target, route: Route, times: RouteTimes, sharding: Sharding, rules: Mapping[str, Rule]
-) -> route_v3.RouteAction:
-    """Send a route's requests to one destination, however it is laid out."""
-    made = _common(route, times)
-    host, port = target
-    layout = sharding.layout(host)
-    if layout == SINGLE:
-        made.cluster = sharding.single(host, port).name
-    else:
-        # Where the script finds the name, it has put it into a header of ours.
-        found = () if route.naming is None else [HeaderToKey(MODEL_HEADER, key) for key in route.naming.keys]
-        by_model.choose(made, target, sharding, found or route.header_to_key, rules[host])
-    return made
 
 
 def _wanted(destinations: Sequence[Destination]) -> dict[Target, int]:

@@ -93,13 +93,6 @@ def without_criteria(policy: Policy, pool: Pool | None) -> Fallback:
     return Fallback.NO_FALLBACK
 
 
-def not_loaded(policy: Policy, pool: Pool) -> Fallback:
-    """Decide what happens to a request for a model that nobody has: what the selector on the key says."""
-    keyed = [each for each in policy.selectors if pool.subset_key in each.keys]
-    alone = [each for each in keyed if each.keys == (pool.subset_key,)]
-    return fallback_of((alone or keyed)[0], pool) if keyed else without_criteria(policy, pool)
-
-
 def fallback_of(selector: Selector, pool: Pool | None) -> Fallback:
     """Decide what happens where no endpoint matches a selector: the pool's word comes before the rule's."""
     if pool is not None and pool.not_loaded is not None and pool.subset_key in selector.keys:
