@@ -20,6 +20,7 @@ from xds_server.mesh.policies import (
 )
 from xds_server.resources.balancing import without_criteria
 from xds_server.resources.clusters import ClusterEncoder
+from xds_server.resources.naming import ANY_KEY
 from xds_server.resources.parts import resource
 from xds_server.resources.rendered import as_dict
 from xds_server.resources.shards import Shard
@@ -131,6 +132,7 @@ def test_a_pools_word_on_models_not_loaded_is_for_selectors_with_its_key() -> No
         (KEY,): "NO_FALLBACK",
         (KEY, "stage"): "NO_FALLBACK",
         ("stage",): "ANY_ENDPOINT",
+        (ANY_KEY,): "ANY_ENDPOINT",  # for requests that concern no model
     }
 
 

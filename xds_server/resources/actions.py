@@ -10,7 +10,8 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
 
-from xds_server.mesh.routing import UNRESOLVED
+from xds_server.mesh.request import MODEL_HEADER
+from xds_server.mesh.routing import UNRESOLVED, HeaderToKey
 from xds_server.resources import by_model
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
 from xds_server.resources.shards import SINGLE
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from envoy_data_plane.google.protobuf import Any
 
-    from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
+    from xds_server.mesh.routing import Destination, Retries, Route
     from xds_server.resources.by_model import Rule
     from xds_server.resources.shards import Sharding, Target
 
@@ -103,7 +104,9 @@ def _to_one(
     if layout == SINGLE:
         made.cluster = sharding.single(host, port).name
     else:
-        by_model.choose(made, target, sharding, route.header_to_key, rules[host])
+        # Where the script finds the name, it has put it into a header of ours.
+        found = () if route.naming is None else [HeaderToKey(MODEL_HEADER, key) for key in route.naming.keys]
+        by_model.choose(made, target, sharding, found or route.header_to_key, rules[host])
     return made
 
 

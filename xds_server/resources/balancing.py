@@ -15,6 +15,7 @@ import envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 
 import envoy_data_plane.envoy.extensions.load_balancing_policies.subset.v3 as subset
 
 from xds_server.mesh.policies import Balancer, Fallback, Policy
+from xds_server.resources.naming import ANY_KEY
 from xds_server.resources.parts import extension, struct
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ _SELECTOR_LEVEL = {
 }
 
 
+_ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelector.ANY_ENDPOINT)
+"""For requests that concern no model, whatever the other selectors and the cluster do with a miss."""
+
+
 def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancingPolicy:
     """Choose the policy of a service: subsets where it has selectors, else its plain balancer."""
     if policy is None:
@@ -52,7 +57,10 @@ def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancing
         default_subset=struct(policy.default_subset) if policy.default_subset else None,
         list_as_any=True,
         allow_redundant_keys=True,
-        subset_selectors=[_selector(each, pool) for each in _sorted(policy.selectors)],
+        subset_selectors=[
+            *(_selector(each, pool) for each in _sorted(policy.selectors)),
+            *([] if pool is None else [_ANY]),
+        ],
         subset_lb_policy=_only(child),
     )
     return _only(extension(_POLICIES + "subset", message))
