@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from xds_server.mesh.names import NO_NAMES, Names
+
 MODEL_HEADERS = ("model", "mm-model-id", "mm-vmodel-id")
 """Of these the first that a request has names its model: the seed's own, then ModelMesh's."""
 
@@ -108,9 +110,12 @@ class RequestNames:
 class Naming:
     """What a route to pools does with a request's model: `keys` are the subset keys that get its name.
 
+    `further`: what else the pool's models are called.
+
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
     """
 
     names: RequestNames
     keys: tuple[str, ...]
     transcode: bool = False
+    further: Names = NO_NAMES
