@@ -6,6 +6,7 @@ import envoy_data_plane.envoy.config.accesslog.v3 as accesslog
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.access_loggers.stream.v3 as stream
 
+from xds_server.resources.filters import OWN_NAMESPACE
 from xds_server.resources.parts import LB_NAMESPACE, packed, struct
 
 FIELDS = {
@@ -21,9 +22,16 @@ FIELDS = {
     "duration_ms": "%DURATION%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "model": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:model)%",
+    "model_from": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:from)%",
+    "miss": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:miss)%",
     "subset": f"%DYNAMIC_METADATA({LB_NAMESPACE})%",
 }
-"""What a line says; `subset` is what the request asked for (its `envoy.lb` metadata)."""
+"""What a line says.
+
+`model` is the name that the request brought, `model_from` where it was found, `miss` why no
+replica was asked, and `subset` what the balancer was asked for (the request's `envoy.lb` metadata).
+"""
 
 
 def to_stdout() -> accesslog.AccessLog:
