@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver install-triton demo test check format bench soak lock protos envoy-files crd clean
+.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak lock protos envoy-files crd clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ ifeq ($(RUNTIME),mlserver)
 	$(MAKE) --no-print-directory install-mlserver
 endif
 	$(BIN)/python -m xds_server.demo --runtime $(RUNTIME) $(if $(KEEP),--keep) $(DEMO_FLAGS)
+
+demo-modelmesh: $(VENV)/.installed ## the seed's story on a ModelMesh: real etcd, four pods, real Envoy
+	$(BIN)/python -m xds_server.demo.modelmesh $(DEMO_FLAGS)
 
 test: $(VENV)/.installed $(MLSERVER_VENV)/.installed $(TRITON_VENV)/.installed ## every test, on real Envoy, MLServer and Triton
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xds_server import __version__, cli_explain, cli_plan
+from xds_server import __version__, cli_explain, cli_plan, cli_report
 from xds_server.cli_kubernetes import UsageError
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
@@ -179,6 +179,15 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     cli_explain.add_explain_options(sub)
     _admin_option(sub)
+
+    sub = _add(
+        commands,
+        "report",
+        cli_report.run,
+        "tell servers, or the pod's annotation, which models the runtime beside it has",
+        epilog=cli_report.EPILOG,
+    )
+    cli_report.add_report_options(sub)
 
 
 def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
