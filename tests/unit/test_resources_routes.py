@@ -74,8 +74,9 @@ def test_a_plain_route_takes_everything_and_times_nothing_out() -> None:
     assert (action["cluster"], action["timeout"], action["idle_timeout"]) == (f"{HOST}|8033", "0s", "300s")
     retry = action["retry_policy"]
     assert retry["retry_on"] == "connect-failure,refused-stream,reset-before-request"
-    assert retry["num_retries"] == 2
-    assert retry["host_selection_retry_max_attempts"] == "5"
+    assert retry["num_retries"] == 3
+    assert retry["host_selection_retry_max_attempts"] == "200"
+    assert retry["retry_back_off"] == {"base_interval": "0.050s", "max_interval": "0.500s"}
     assert [each["name"] for each in retry["retry_host_predicate"]] == [
         "envoy.retry_host_predicates.previous_hosts"
     ]

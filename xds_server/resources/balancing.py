@@ -41,6 +41,14 @@ _SELECTOR_LEVEL = {
 }
 
 
+CHOICES = 4
+"""How many endpoints LEAST_REQUEST draws, with replacement, to take the one with the fewest requests.
+
+Of two holders, the busier is taken when all draws are it: once in 16. Two draws, Envoy's default, take it
+every fourth time; a full scan never does, but then a replica that fails fast has the fewest requests and is
+taken for every retry as well, while its neighbour is busy (measured: 18 % of the requests lost, 404).
+"""
+
 _ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelector.ANY_ENDPOINT)
 """For requests that concern no model, whatever the other selectors and the cluster do with a miss."""
 
@@ -80,13 +88,6 @@ def without_criteria(policy: Policy, pool: Pool | None) -> Fallback:
     return Fallback.NO_FALLBACK
 
 
-def not_loaded(policy: Policy, pool: Pool) -> Fallback:
-    """Decide what happens to a request for a model that nobody has: what the selector on the key says."""
-    keyed = [each for each in policy.selectors if pool.subset_key in each.keys]
-    alone = [each for each in keyed if each.keys == (pool.subset_key,)]
-    return fallback_of((alone or keyed)[0], pool) if keyed else without_criteria(policy, pool)
-
-
 def fallback_of(selector: Selector, pool: Pool | None) -> Fallback:
     """Decide what happens where no endpoint matches a selector: the pool's word comes before the rule's."""
     if pool is not None and pool.not_loaded is not None and pool.subset_key in selector.keys:
@@ -115,10 +116,7 @@ def _child(balancer: Balancer) -> core.TypedExtensionConfig:
         case Balancer.RANDOM:
             return extension(_POLICIES + "random", random_policy.Random())
         case Balancer.LEAST_REQUEST:
-            # Two random choices draw with replacement: of two holders the busy one still gets a third of
-            # the requests. Subsets are small, so looking at every member costs nothing.
-            method = least_request.LeastRequestSelectionMethod.FULL_SCAN
-            return extension(_POLICIES + "least_request", least_request.LeastRequest(selection_method=method))
+            return extension(_POLICIES + "least_request", least_request.LeastRequest(choice_count=CHOICES))
 
 
 def _only(config: core.TypedExtensionConfig) -> cluster.LoadBalancingPolicy:
