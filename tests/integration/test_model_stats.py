@@ -121,12 +121,12 @@ async def test_the_access_log_says_which_model_and_where_it_was_found(stack: Sta
     async def lines() -> dict[str, Any] | None:
         assert stack.envoy is not None
         entries = [json.loads(line) for line in stack.envoy.log.splitlines() if line.startswith("{")]
-        found = {entry["path"].partition("?")[2]: entry for entry in entries if "model_from" in entry}
+        found = {entry["path"].partition("?")[2]: entry for entry in entries if "from" in entry}
         return found if {"header", "path", "miss", "none"} <= found.keys() else None
 
     found = await until(lines, "the log lines of all requests", 30)
     told = {
-        name: (entry["model"], entry["model_from"], entry["miss"], entry["code"])
+        name: (entry["model"], entry["from"], entry["miss"], entry["code"])
         for name, entry in found.items()
         if name
     }

@@ -186,7 +186,8 @@ def _target(target: Mapping[str, Any], model: str | None) -> Iterator[str]:
     sent = f", sent on as {target['sent_as']}" if name is not None and target["sent_as"] != model else ""
     yield f"service   {target['service']}, cluster {target['cluster']}{share}{means}{sent}"
     if target["outcome"] == "MISS":
-        yield f"miss      {target['miss']}: {target['why']}; policy {target['policy']}"
+        answer = f", so Envoy answers {target['status']}" if "status" in target else ""
+        yield f"miss      {target['miss']}: {target['why']}; policy {target['policy']}{answer}"
     elif target["outcome"] != "ROUTED":
         yield f"outcome   {target['outcome']}: {target.get('why', '')}".rstrip(": ")
     for holder in target.get("holders", ()):

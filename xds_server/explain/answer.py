@@ -6,6 +6,7 @@ The answer is a document of plain values, which the admin port sends as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import envoy_data_plane.envoy.config.route.v3 as route_v3
@@ -14,11 +15,12 @@ import envoy_data_plane.envoy.extensions.router.cluster_specifiers.lua.v3 as lua
 from xds_server.explain.naming import Named, named
 from xds_server.explain.routing import Taken, domains, taken
 from xds_server.explain.targets import Target, meant
+from xds_server.mesh.misses import Choice
 from xds_server.mesh.names import NO_NAMES
 from xds_server.mesh.policies import Fallback
 from xds_server.mesh.routing import MESH_GATEWAY
 from xds_server.resources import names
-from xds_server.resources.balancing import not_loaded, without_criteria
+from xds_server.resources.balancing import fallback_of, without_criteria
 from xds_server.resources.shards import shard_of
 from xds_server.resources.views import SIDECAR_CLUSTER
 from xds_server.xds.model import CLUSTER, ENDPOINT, ROUTE, Node
@@ -189,9 +191,14 @@ def _holders(
     }
     if holders:
         return told | {"outcome": "ROUTED"}
-    return told | _miss(
-        picture, "notLoaded", f"{target.name} is READY on no replica of {picture.service.host}"
-    )
+    why = f"{target.name} is READY on no replica of {picture.service.host}"
+    if picture.pool is not None and picture.pool.misses.falls_back:
+        fallback = picture.pool.misses.fallback_model or ""
+        stand_ins = [each for each in statuses if fallback in each.routed]
+        if stand_ins:
+            told["holders"] = [_holder(each, None, now) for each in stand_ins]
+            return told | {"outcome": "FALLBACK_MODEL", "why": f"{why}; {fallback} stands in for it"}
+    return told | _miss(picture, statuses, "notLoaded", why, now)
 
 
 def _unnamed(
@@ -205,18 +212,42 @@ def _unnamed(
     if found.keys:
         asked = ", ".join(f"{key}={value}" for key, value in found.keys)
         return told | {"outcome": "BY_LABELS", "why": f"it asks for {asked}, by the rule's selectors"}
-    return told | _miss(picture, "noModel", "it names no model")
+    return told | _miss(picture, statuses, "noModel", "it names no model", now)
 
 
-def _miss(picture: ServicePicture, kind: str, why: str) -> dict[str, Any]:
-    """What the cluster does with a miss: its fallback, as balancing.py writes it."""
-    if picture.policy is None:
-        fallback = Fallback.NO_FALLBACK
-    elif kind == "noModel" or picture.pool is None:
-        fallback = without_criteria(picture.policy, picture.pool)
-    else:
-        fallback = not_loaded(picture.policy, picture.pool)
-    return {"outcome": "MISS", "miss": kind, "policy": fallback.value, "why": why}
+def _miss(
+    picture: ServicePicture, statuses: tuple[EndpointStatus, ...], kind: str, why: str, now: float
+) -> dict[str, Any]:
+    """What becomes of a miss: the cluster's fallback, or what Envoy's script answers by the pool's word."""
+    pool = picture.pool
+    choice = None
+    if pool is not None:
+        choice = pool.misses.no_model if kind == "noModel" else pool.misses.not_loaded
+    fallback = _fallback(picture, kind)
+    told: dict[str, Any] = {
+        "outcome": "MISS",
+        "miss": kind,
+        "policy": fallback.value if choice is None else choice.value,
+        "why": why,
+    }
+    if fallback is Fallback.ANY_ENDPOINT:
+        return told | {"holders": [_holder(each, None, now) for each in statuses]}
+    if fallback is Fallback.NO_FALLBACK:
+        told["status"] = (
+            HTTPStatus.NOT_FOUND if choice is Choice.NOT_FOUND else HTTPStatus.SERVICE_UNAVAILABLE
+        )
+    return told
+
+
+def _fallback(picture: ServicePicture, kind: str) -> Fallback:
+    policy, pool = picture.policy, picture.pool
+    if policy is None:
+        return Fallback.NO_FALLBACK
+    keyed = [each for each in policy.selectors if pool is not None and pool.subset_key in each.keys]
+    alone = [each for each in keyed if len(each.keys) == 1]
+    if kind == "noModel" or not keyed:
+        return without_criteria(policy, pool)
+    return fallback_of((alone or keyed)[0], pool)
 
 
 def _holder(status: EndpointStatus, target: Target | None, now: float) -> dict[str, Any]:

@@ -91,6 +91,9 @@ def _chosen(
             text = f"the request names two models: {found[0]} ({found[1]}) and {name} ({place})"
             return Named(problem=text, keys=keys)
     key = settings["keys"][0]
+    fallback = settings.get("fallback", {})
+    if found is None and fallback.get("no_model"):
+        found = fallback["model"], "fallback"
     if found is None:
         return Named(key=key, keys=keys)
     if _CONTROL.search(found[0]):

@@ -50,6 +50,7 @@ def with_names(route: Route, pools: Mapping[str, Pool], services: Mapping[str, S
             keys,
             transcode=_speak_grpc(route, services),
             further=used[0].names,
+            misses=used[0].misses,
         ),
     )
 

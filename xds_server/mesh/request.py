@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from xds_server.mesh.misses import NO_MISSES, Misses
 from xds_server.mesh.names import NO_NAMES, Names
 
 MODEL_HEADERS = ("model", "mm-model-id", "mm-vmodel-id")
@@ -111,6 +112,7 @@ class Naming:
     """What a route to pools does with a request's model: `keys` are the subset keys that get its name.
 
     `further`: what else the pool's models are called.
+    `misses`: what callers are told where nobody has it.
 
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
     """
@@ -119,3 +121,4 @@ class Naming:
     keys: tuple[str, ...]
     transcode: bool = False
     further: Names = NO_NAMES
+    misses: Misses = NO_MISSES

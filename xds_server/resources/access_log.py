@@ -23,14 +23,14 @@ FIELDS = {
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
     "model": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:model)%",
-    "model_from": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:from)%",
-    "miss": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:miss)%",
     "subset": f"%DYNAMIC_METADATA({LB_NAMESPACE})%",
+    "from": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:from)%",
+    "miss": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:miss)%",
 }
 """What a line says.
 
-`model` is the name that the request brought, `model_from` where it was found, `miss` why no
-replica was asked, and `subset` what the balancer was asked for (the request's `envoy.lb` metadata).
+`model` is the name that the request brought, `from` where it was found, `miss` which miss it met, and
+`subset` what the balancer was asked for (the request's `envoy.lb` metadata).
 """
 
 
