@@ -18,6 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.integration.stack import HOST, KEY, Stack, gateway, pool, service_entry, until, virtual_service
+from xds_server.explain.request import normalised
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -154,7 +155,7 @@ def expected(told: dict[str, Any], path: str) -> set[tuple[str, str]]:
             if "status" in target:
                 found.add((str(target["status"]), ""))
             else:
-                got = target.get("path") or path
+                got = target.get("path") or normalised(path)
                 found.update((holder["endpoint"], got) for holder in target["holders"])
     return found
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from xds_server.admin.explaining import ExplainBody, from_query, pair
 from xds_server.admin.requests import BadRequestError, parse
 from xds_server.explain.naming import named
-from xds_server.explain.request import Request, decoded, encoded, usual
+from xds_server.explain.request import Request, decoded, encoded, normalised, usual
 from xds_server.explain.routing import domains, taken
 from xds_server.explain.targets import meant
 from xds_server.mesh.names import Names, Split, Versions
@@ -48,6 +48,10 @@ def found(request: Request, **more: object):
 @given(st.text(min_size=1))
 def test_a_segment_is_taken_apart_again(text):
     assert decoded(encoded(text)) == text
+
+
+def test_a_path_is_normalised_as_envoy_does():
+    assert normalised("/v2/%41%2d%7E%2F%20%5b?%41") == "/v2/A-~%2F%20%5b?%41"
 
 
 @pytest.mark.parametrize("text", ["%", "%4", "%zz", "a%f"])

@@ -5,7 +5,7 @@ The answer is a document of plain values, which the admin port sends as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.router.cluster_specifiers.lua.v3 as lua_clusters
 
 from xds_server.explain.naming import Named, named
+from xds_server.explain.request import normalised
 from xds_server.explain.routing import Taken, domains, taken
 from xds_server.explain.targets import Target, meant
 from xds_server.mesh.misses import Choice
@@ -55,6 +56,7 @@ def explain(known: Known, request: Request) -> dict[str, Any]:
     Raises:
         UnexplainableError: it is not clear, or nowhere, who takes it.
     """
+    request = replace(request, path=normalised(request.path))
     resource = _routes_for(known, request.port)
     configuration = route_v3.RouteConfiguration.parse(resource.body)
     routes = taken(configuration, request)

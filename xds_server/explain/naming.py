@@ -22,6 +22,7 @@ from xds_server.resources.filters import (
     JSON_TO_METADATA,
     LUA,
 )
+from xds_server.resources.parts import LB_NAMESPACE
 
 if TYPE_CHECKING:
     import envoy_data_plane.envoy.config.route.v3 as route_v3
@@ -209,8 +210,9 @@ def _mapped(route: route_v3.Route, request: Request) -> tuple[tuple[str, str], .
     found: dict[str, str] = {}
     for rule in header_to_metadata.Config.parse(config.value).request_rules:
         value = request.value(rule.header)
-        if value is not None and rule.on_header_present is not None:
-            found[rule.on_header_present.key] = value
+        told = rule.on_header_present
+        if value is not None and told is not None and told.metadata_namespace == LB_NAMESPACE:
+            found[told.key] = value
     return tuple(sorted(found.items()))
 
 

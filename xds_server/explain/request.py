@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile("%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])")
 _MALFORMED = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -32,6 +33,13 @@ class Request:
         """The header's value, several of them joined as Envoy joins them; None where it is absent."""
         found = self.values(name)
         return ",".join(found) if found else None
+
+
+def normalised(path: str) -> str:
+    """The path as Envoy's listeners normalise it: unreserved characters are not percent-encoded."""
+    target, mark, query = path.partition("?")
+    plain = _UNRESERVED.sub(lambda found: chr(int(found[1], 16)), target)
+    return f"{plain}{mark}{query}"
 
 
 def usual(model: str, header: str = "model") -> Request:
