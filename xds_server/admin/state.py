@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from xds_server.mesh.mesh import Mesh
     from xds_server.moves.mover import Mover
     from xds_server.sources.kubernetes.source import KubernetesStatus
+    from xds_server.sources.modelmesh.source import Reader
+    from xds_server.sources.reports.source import Reporter
     from xds_server.xds.hub import Hub
 
 
@@ -134,5 +136,7 @@ class AdminState:
     certificates: TlsFiles | None = None
     clients: ClientsFile | None = None
     kubernetes: Cluster | None = None
+    registries: Callable[[], tuple[Reader, ...]] = tuple
+    reporters: Callable[[], tuple[Reporter, ...]] = tuple
     metrics_per_client: bool = False
     clock: Callable[[], float] = time.time
