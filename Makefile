@@ -66,9 +66,10 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## READY to the first request, and what a change costs beside a bare server
+bench: $(VENV)/.installed ## READY to the first request, a change beside a bare server, the start in a cluster
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
 	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
+	$(BIN)/python -m benchmarks.kubernetes_start $(KUBERNETES_FLAGS)
 
 soak: $(VENV)/.installed ## ten minutes of clients that come and go: all in sync, nothing left behind
 	$(BIN)/python -m benchmarks.soak $(SOAK_FLAGS)

@@ -145,6 +145,9 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="PATH",
         help="the same with this Envoy binary (the one on PATH, else the one installed beside xds-server)",
     )
+    sub.add_argument(
+        "--kubernetes", action="store_true", help="for serve --kubernetes: hosts may be a cluster's Services"
+    )
 
     sub = _add(commands, "render", _render, "print what an Envoy would be sent, and what was implied")
     sub.add_argument("directory", type=Path, metavar="DIR")
@@ -279,6 +282,7 @@ def _check(options: argparse.Namespace) -> int:
         options.directory,
         with_envoy=options.envoy or options.envoy_path is not None,
         envoy_path=options.envoy_path,
+        cluster=options.kubernetes,
     )
 
 
