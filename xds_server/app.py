@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from xds_server import __version__
+from xds_server.admin.probes import ProbeServer
 from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced
@@ -97,22 +98,21 @@ class Server:
             if options.clients is None
             else ClientsSource(options.clients, self.xds.allow, clock=self._clock)
         )
-        self.admin = AdminServer(
-            AdminState(
-                mesh=self.mesh,
-                hub=self.hub,
-                mover=self.mover,
-                files=self.files,
-                publisher=self.publisher,
-                poller=self.poller,
-                readiness=self.readiness,
-                certificates=self.certificates,
-                clients=self.clients,
-                metrics_per_client=options.metrics_per_client,
-                clock=self._clock,
-            ),
-            options.admin,
+        state = AdminState(
+            mesh=self.mesh,
+            hub=self.hub,
+            mover=self.mover,
+            files=self.files,
+            publisher=self.publisher,
+            poller=self.poller,
+            readiness=self.readiness,
+            certificates=self.certificates,
+            clients=self.clients,
+            metrics_per_client=options.metrics_per_client,
+            clock=self._clock,
         )
+        self.admin = AdminServer(state, options.admin)
+        self.probes = None if options.probes is None else ProbeServer(state, options.probes)
 
     async def read(self) -> tuple[Problem | str, ...]:
         """Read every file for the first time. Returns what is wrong with them."""
@@ -151,6 +151,8 @@ class Server:
     async def start(self) -> None:
         """Bind the ports. Raises OSError when one cannot be bound."""
         admin_port = await self.admin.start()
+        if self.probes is not None:
+            await self.probes.start()
         xds_port = await self.xds.start()
         self._log.info(
             "listening",
@@ -169,6 +171,8 @@ class Server:
         await self.mover.close()
         await self.poller.close()
         await self.xds.stop(self.options.stop_limit)
+        if self.probes is not None:
+            await self.probes.stop()
         await self.admin.stop()
 
     async def _first_sync(self) -> None:

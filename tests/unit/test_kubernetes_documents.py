@@ -221,19 +221,22 @@ async def test_kinds_that_are_installed_later(tmp_path):
 
 async def test_two_servers_agree_and_then_rest(tmp_path):
     values = [entry(), pool(), gateway_class(), gateway(), http_route(), virtual_service()]
-    async with cluster_with(tmp_path, *values) as cluster:
-        async with server(cluster, "server-1") as one, server(cluster, "server-2") as two:
-            await one.servers.look()
-            await two.servers.look()
-            for running in (one, two, one, two):
-                await running.settle()
-            patches = len(cluster.patches)
-            for running in (one, two, one, two):
-                await running.settle()
-            assert len(cluster.patches) == patches
-            found = status(cluster, pool())
-            assert [each["name"] for each in found["servers"]] == ["server-1", "server-2"]
-            assert one.documents.state.configuration == two.documents.state.configuration
+    async with (
+        cluster_with(tmp_path, *values) as cluster,
+        server(cluster, "server-1") as one,
+        server(cluster, "server-2") as two,
+    ):
+        await one.servers.look()
+        await two.servers.look()
+        for running in (one, two, one, two):
+            await running.settle()
+        patches = len(cluster.patches)
+        for running in (one, two, one, two):
+            await running.settle()
+        assert len(cluster.patches) == patches
+        found = status(cluster, pool())
+        assert [each["name"] for each in found["servers"]] == ["server-1", "server-2"]
+        assert one.documents.state.configuration == two.documents.state.configuration
 
 
 async def test_what_a_dead_server_wrote_is_taken_out(tmp_path):
