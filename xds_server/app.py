@@ -20,13 +20,15 @@ from xds_server import __version__
 from xds_server.admin.probes import ProbeServer
 from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
-from xds_server.mesh.events import ConfigurationReplaced
+from xds_server.mesh.events import ConfigurationReplaced, EndpointsChanged
 from xds_server.mesh.mesh import Mesh
 from xds_server.moves import Mover
 from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource
+from xds_server.sources.modelmesh.source import ModelMeshSource
+from xds_server.sources.modelmesh.source import targets as modelmesh_targets
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import targets
 from xds_server.transport.server import XdsServer
@@ -80,6 +82,7 @@ class Server:
         self.builder = Builder(BuildOptions(access_log=options.access_log))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
+        self.modelmesh = ModelMeshSource(self._emit, on_error=self._fail, clock=self._clock)
         self.files = FilesSource(options.config, self._emit, lambda _problems: None, clock=self._clock)
         self.mover = Mover(
             self.mesh,
@@ -170,6 +173,7 @@ class Server:
             self._expiry.cancel()
         await self.mover.close()
         await self.poller.close()
+        await self.modelmesh.close()
         await self.xds.stop(self.options.stop_limit)
         if self.probes is not None:
             await self.probes.stop()
@@ -177,7 +181,9 @@ class Server:
 
     async def _first_sync(self) -> None:
         self.readiness.reason = "every runtime is being asked once"
-        await self.poller.first_round(FIRST_ROUND_LIMIT)
+        async with asyncio.TaskGroup() as rounds:
+            for source in (self.poller, self.modelmesh):
+                rounds.create_task(source.first_round(FIRST_ROUND_LIMIT), name="first-round")
         serial = self.publisher.start()
         self.xds.serving(ready=True)
         # What is in memory by now stays, mostly classes of the message library: a full collection that goes
@@ -189,8 +195,9 @@ class Server:
 
     def _emit(self, event: Event) -> None:
         self.mesh.apply(event)
-        if isinstance(event, ConfigurationReplaced):
+        if isinstance(event, ConfigurationReplaced | EndpointsChanged):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
+            self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
         self._arm_expiry()
 
     def _on_change(self) -> None:

@@ -55,7 +55,7 @@ def shape_document(place: Place, value: object) -> tuple[list[Document[Part]], l
     spec = _part(place, "spec", kind.spec, value, problems) if kind else None
     if problems or metadata is None or spec is None:
         return [], problems
-    return [Document(place, value["kind"], metadata, spec)], []
+    return [Document(place, value["kind"], metadata, spec, value.get("status"))], []
 
 
 def _shape_list(place: Place, value: dict[str, Any]) -> tuple[list[Document[Part]], list[Problem]]:

@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from xds_server.mesh.known import KnownModel
     from xds_server.mesh.model import Endpoint, EndpointId
     from xds_server.mesh.routing import Configuration
 
@@ -106,6 +107,15 @@ class ReportsForgotten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsKnown:
+    """`source` now says that these are the names that clients of `service` may ask for, loaded or not."""
+
+    service: str
+    source: str
+    models: tuple[KnownModel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WithdrawalStarted:
     """`model` is to get no new requests on `endpoint` until the withdrawal ends.
 
@@ -131,6 +141,7 @@ Event = (
     | ModelsReported
     | ReportFailed
     | ReportsForgotten
+    | ModelsKnown
     | WithdrawalStarted
     | WithdrawalCancelled
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from xds_server.mesh.model import Protocol, Service
 from xds_server.mesh.policies import Fallback, Policy, Selector
-from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, Pool
+from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, ModelMesh, Pool
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Configuration,
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 T = TypeVar("T")
+
+BALANCED = (("mm-balanced", "true"), ("grpc-metadata-mm-balanced", "true"))
+"""Request headers by which ModelMesh keeps a request on the pod that it comes to, if that can serve it."""
 
 
 def complete(configurations: Iterable[Configuration]) -> Routing:
@@ -52,8 +55,10 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
-            _with_headers(service, pools) for service in _sorted(virtual_services | more_services).values()
+            _for_upstreams(_with_headers(service, pools), pools)
+            for service in _sorted(virtual_services | more_services).values()
         ),
+        declared=tuple(sorted({each for part in parts for each in part.declared})),
     )
 
 
@@ -109,18 +114,35 @@ def _server(port: int, protocol: Protocol = Protocol.HTTP) -> GatewayServer:
 def _policy(pool: Pool, written: Mapping[str, Policy]) -> Policy:
     """The rule of the pool's host. Where nobody wrote selectors, it gets one on the pool's key.
 
-    That one has no fallback unless the pool says so: no endpoint without the model.
+    That one has no fallback unless the pool says so: no endpoint without the model. Any pod of a
+    ModelMesh can load it, or knows who has it.
     """
     rule = written.get(pool.host, Policy(name=pool.name, host=pool.host))
     if rule.selectors:
         return rule
-    selector = Selector((pool.subset_key,), pool.not_loaded or Fallback.NO_FALLBACK)
+    missed = Fallback.ANY_ENDPOINT if isinstance(pool.discovery, ModelMesh) else Fallback.NO_FALLBACK
+    selector = Selector((pool.subset_key,), pool.not_loaded or missed)
     return replace(rule, selectors=(selector,), implied_by=pool.name)
 
 
 def _with_headers(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:
     """The header `model` mapped to the pool's key on routes to a pool that map no header themselves."""
     return replace(service, routes=tuple(_with_header(route, pools) for route in service.routes))
+
+
+def _for_upstreams(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:
+    """What ModelMesh is to be told on routes to its pools: that the request has been placed already.
+
+    Without it a pod that has the model may still hand the request on. Its REST proxy passes on what
+    begins with `Grpc-Metadata-`.
+    """
+
+    def of(route: Route) -> Route:
+        used = [pools[each.host] for each in route.destinations if each.host in pools]
+        placed = any(isinstance(pool.discovery, ModelMesh) for pool in used)
+        return replace(route, upstream_headers=BALANCED) if placed else route
+
+    return replace(service, routes=tuple(of(route) for route in service.routes))
 
 
 def _with_header(route: Route, pools: Mapping[str, Pool]) -> Route:

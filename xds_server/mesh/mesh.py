@@ -17,6 +17,7 @@ from xds_server.mesh.events import (
     ConfigurationReplaced,
     EndpointsChanged,
     Event,
+    ModelsKnown,
     ModelsReported,
     ReportFailed,
     ReportsForgotten,
@@ -25,7 +26,9 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.facts import Facts
 from xds_server.mesh.implied import complete
+from xds_server.mesh.known import joined
 from xds_server.mesh.places import Places
+from xds_server.mesh.pools import ModelMesh
 from xds_server.mesh.routing import Configuration, Routing
 from xds_server.mesh.service_view import ServiceView
 from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
@@ -33,6 +36,7 @@ from xds_server.mesh.status import Dirty, EndpointStatus, Failure, Withdrawal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from xds_server.mesh.known import KnownModel
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
 
 __all__ = ["Dirty", "EndpointStatus", "Failure", "Mesh", "Withdrawal"]
@@ -51,6 +55,7 @@ class Mesh:
         self._on_change = on_change
         self._facts = Facts()
         self._configurations: dict[str, Configuration] = {}
+        self._known: dict[str, dict[str, tuple[KnownModel, ...]]] = {}
         self._routing = Routing()
         self._views: dict[str, ServiceView] = {}
         self._declared = Declared()
@@ -73,12 +78,11 @@ class Mesh:
             case ReportFailed():
                 self._fail(event)
             case ReportsForgotten():
-                if self._facts.forget(event):
-                    self._touch(event.endpoint, turned=True)
+                self._forget(event)
+            case ModelsKnown():
+                self._known.setdefault(event.service, {})[event.source] = event.models
             case WithdrawalStarted():
-                self._cancel(event.id)
-                if self._facts.withdraw(event):
-                    self._touch(event.endpoint)
+                self._withdraw(event)
             case WithdrawalCancelled():
                 self._cancel(event.id)
             case ConfigurationReplaced():
@@ -140,6 +144,22 @@ class Mesh:
         self._settle(host)
         return view.status()
 
+    def known_models(self, host: str) -> Mapping[str, KnownModel]:
+        """Every model that clients of a ModelMesh may ask for, loaded or not, by name. KeyError if unknown.
+
+        Empty where nobody tells: then a name that no replica has is not known to be wrong.
+        """
+        picture = self.service(host)
+        if picture.pool is None or not isinstance(picture.pool.discovery, ModelMesh):
+            return {}
+        told = self._known.get(host, {})
+        return joined(
+            self._routing.declared,
+            [told[source] for source in sorted(told)],
+            picture.service.namespace,
+            (model for placed in picture.endpoints for model in placed.models),
+        )
+
     def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
         """The endpoints of which any port is HOST:PORT, of one service or of all; sorted by id."""
         found = self._places.find(host_port)
@@ -164,6 +184,15 @@ class Mesh:
         if turned:
             self._await_deadline(event.endpoint)
         self._touch(event.endpoint, turned=turned)
+
+    def _forget(self, event: ReportsForgotten) -> None:
+        if self._facts.forget(event):
+            self._touch(event.endpoint, turned=True)
+
+    def _withdraw(self, event: WithdrawalStarted) -> None:
+        self._cancel(event.id)
+        if self._facts.withdraw(event):
+            self._touch(event.endpoint)
 
     def _cancel(self, withdrawal: str) -> None:
         endpoint = self._facts.cancel(withdrawal)

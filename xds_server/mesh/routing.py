@@ -11,6 +11,7 @@ from xds_server.mesh.model import Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xds_server.mesh.known import DeclaredModel
     from xds_server.mesh.model import Endpoint, Service
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
@@ -113,7 +114,8 @@ class Route:
     """One entry of a VirtualService's `http`. It matches when any of `matches` does; none = all.
 
     `headers_implied_by` names the ModelPools whose default header mapping stands in for one that
-    nobody wrote. `timeout` in seconds: 0 disables it, None leaves the server's default.
+    nobody wrote. `timeout` in seconds: 0 disables it, None leaves the server's default. `upstream_headers`
+    are set on the requests because the pools behind it want them (implied).
     """
 
     name: str
@@ -123,6 +125,7 @@ class Route:
     headers_implied_by: tuple[str, ...] = ()
     timeout: float | None = None
     retries: Retries | None = None
+    upstream_headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ class Configuration:
     pools: tuple[Pool, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
+    declared: tuple[DeclaredModel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +165,4 @@ class Routing:
     pools: Mapping[str, Pool] = field(default_factory=dict)
     gateways: tuple[Gateway, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
+    declared: tuple[DeclaredModel, ...] = ()

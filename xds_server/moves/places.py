@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.pools import Asked
+from xds_server.mesh.pools import Annotations, Asked, ModelMesh, Push
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
     CancelledMoveError,
@@ -129,6 +129,14 @@ def runtime_pool(mesh: Mesh, endpoint: Endpoint) -> Pool:
     if pool is None:
         raise NoRuntimeError(
             f"service {endpoint.id.service} has no ModelPool: nothing is known of a runtime at {endpoint.id}"
+        )
+    if isinstance(pool.discovery, ModelMesh):
+        raise NoRuntimeError(
+            f"ModelPool {pool.name} is ModelMesh's (models.modelMesh): it alone decides which pod loads what"
+        )
+    if isinstance(pool.discovery, Annotations | Push):
+        raise NoRuntimeError(
+            f"ModelPool {pool.name} is told of its models: there is no runtime API to load or unload through"
         )
     if not isinstance(pool.discovery, Asked):
         raise NoRuntimeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import envoy_data_plane.envoy.config.core.v3 as core_v3
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
@@ -147,6 +148,14 @@ def _conditions(retry_on: str) -> tuple[list[str], list[int]]:
     if codes and "retriable-status-codes" not in conditions:
         conditions.append("retriable-status-codes")
     return conditions, codes
+
+
+def added_header(name: str, value: str) -> core_v3.HeaderValueOption:
+    """Set a request header on the way to the replica, whatever the client sent in it."""
+    return core_v3.HeaderValueOption(
+        header=core_v3.HeaderValue(key=name, value=value),
+        append_action=core_v3.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
 
 
 def header_mapping(mapping: Sequence[HeaderToKey]) -> Any | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 
 from xds_server.resources import names
-from xds_server.resources.actions import RouteTimes, actions, header_mapping
+from xds_server.resources.actions import RouteTimes, actions, added_header, header_mapping
 from xds_server.resources.matches import route_match
 from xds_server.resources.shards import SINGLE, Sharding
 from xds_server.wire import field, string
@@ -128,6 +128,7 @@ class RouteEncoder:
                             match=route_match(match, share),
                             route=action,
                             typed_per_filter_config={} if mapping is None else {HEADER_TO_METADATA: mapping},
+                            request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
                         )
                     ),
                 )

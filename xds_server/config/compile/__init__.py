@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from xds_server.config.compile.context import Context, Doubt
 from xds_server.config.compile.gateways import check_listeners, compile_gateways
+from xds_server.config.compile.inference_services import compile_inference_services
 from xds_server.config.compile.policies import compile_policies
 from xds_server.config.compile.pools import compile_pools
 from xds_server.config.compile.routes import compile_virtual_services
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from xds_server.config.documents.base import Part
     from xds_server.config.documents.destination_rule import DestinationRuleSpec
     from xds_server.config.documents.gateway import GatewaySpec
+    from xds_server.config.documents.inference_service import InferenceServiceSpec
     from xds_server.config.documents.model_pool import ModelPoolSpec
     from xds_server.config.documents.service_entry import ServiceEntrySpec
     from xds_server.config.documents.virtual_service import VirtualServiceSpec
@@ -52,6 +54,9 @@ def compile_documents(
     compile_gateways(cast("list[Document[GatewaySpec]]", of_kind("Gateway")), context)
     compile_virtual_services(cast("list[Document[VirtualServiceSpec]]", of_kind("VirtualService")), context)
     check_listeners(context)
+    compile_inference_services(
+        cast("list[Document[InferenceServiceSpec]]", of_kind("InferenceService")), context
+    )
     return _configuration(context), context.problems
 
 
@@ -77,4 +82,5 @@ def _configuration(context: Context) -> Configuration:
         pools=tuple(context.pools[host] for host in sorted(context.pools)),
         gateways=tuple(context.gateways[name] for name in sorted(context.gateways)),
         virtual_services=tuple(sorted(context.virtual_services, key=lambda v: v.name)),
+        declared=tuple(sorted(context.declared)),
     )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.config.problems import Path, Place, Problem
+    from xds_server.mesh.known import DeclaredModel
     from xds_server.mesh.model import Endpoint, Service
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
@@ -39,6 +40,7 @@ class Context:
     problems: list[Problem] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
     endpoints: dict[str, list[Endpoint]] = field(default_factory=dict)
+    declared: list[DeclaredModel] = field(default_factory=list)
     policies: dict[str, Policy] = field(default_factory=dict)
     pools: dict[str, Pool] = field(default_factory=dict)
     gateways: dict[str, Gateway] = field(default_factory=dict)

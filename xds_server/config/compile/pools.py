@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
 
-from xds_server.config.compile.runtimes import asked
+from xds_server.config.compile.modelmesh import model_mesh
+from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
-from xds_server.mesh.pools import Pool, StaticModels
+from xds_server.mesh.pools import Pool, Push, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from xds_server.mesh.policies import Policy, Selector
     from xds_server.mesh.pools import Discovery
 
-_STATIC = ("spec", "models", "static")
+_MODELS = ("spec", "models")
+_STATIC = (*_MODELS, "static")
 
 
 def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context) -> None:
@@ -46,12 +48,17 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
-            layout=PoolLayout(spec.layout.type, spec.layout.shards, spec.layout.budget),
+            layout=PoolLayout(spec.layout.type, _shards(spec.layout.shards), spec.layout.budget),
         )
 
 
 def _fallback(policy: MissPolicy | None) -> Fallback | None:
     return None if policy is None else Fallback(policy.value)
+
+
+def _shards(written: str | int) -> int | None:
+    """The number, or None for `auto`."""
+    return written if isinstance(written, int) else None
 
 
 def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: Context) -> None:
@@ -94,28 +101,17 @@ def _mend(policy: Policy, key: str) -> str:
 
 
 def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -> Discovery:
-    way = asked(document.spec.models)
+    models, endpoints = document.spec.models, context.endpoints[host]
+    if models.model_mesh is not None:
+        return model_mesh(document.place, models.model_mesh, endpoints, context)
+    if models.push is not None:
+        return Push(models.push.grace)
+    way = asked(models)
     if way is not None:
         field, discovery = way
-        _check_port(document, host, context, to_camel(field), discovery.port)
+        check_port(document.place, (*_MODELS, to_camel(field), "port"), discovery.port, endpoints, context)
         return discovery
     return StaticModels(_placements(document, host, context))
-
-
-def _check_port(
-    document: Document[ModelPoolSpec], host: str, context: Context, way: str, port: str | int | None
-) -> None:
-    """A port's name must be known to every endpoint."""
-    endpoints = context.endpoints[host]
-    lacking = [endpoint for endpoint in endpoints if port not in endpoint.ports]
-    if isinstance(port, str) and lacking:
-        common = sorted(set.intersection(*(set(endpoint.ports) for endpoint in endpoints)))
-        problem = document.place.problem(
-            ("spec", "models", way, "port"),
-            f"{describe(port)}, which endpoint {lacking[0].id} of {host} has no port for",
-            f"a name in the ports of every endpoint: {join_or(common)}",
-        )
-        context.problems.append(problem)
 
 
 def _placements(document: Document[ModelPoolSpec], host: str, context: Context) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, model_validator
 from pydantic.alias_generators import to_camel
 
 from xds_server.config.documents.base import NonEmpty, Once, Part, expected
+from xds_server.config.documents.pool_modelmesh import ModelMeshPart, PushPart
 from xds_server.config.documents.pool_runtimes import (
     KServePart,
     LlamaCppPart,
@@ -29,12 +30,14 @@ WAYS = (
     "torch_serve",
     "open_vino",
     "kserve",
+    "model_mesh",
+    "push",
     "static",
 )
 """The fields of ModelsPart of which exactly one is given."""
 
 ALL_DEFAULTS = frozenset(
-    {"openInference", "openai", "llamaCpp", "ollama", "torchServe", "openVino", "kserve"}
+    {"openInference", "openai", "llamaCpp", "ollama", "torchServe", "openVino", "kserve", "push"}
 )
 """Those that mean something with nothing under them."""
 
@@ -52,6 +55,8 @@ class ModelsPart(Part):
     torch_serve: TorchServePart | None = None
     open_vino: OpenVinoPart | None = None
     kserve: KServePart | None = None
+    model_mesh: ModelMeshPart | None = None
+    push: PushPart | None = None
     static: dict[NonEmpty, ModelNames] | None = None
 
     @model_validator(mode="before")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.model import join_host_port
-from xds_server.mesh.pools import Asked
+from xds_server.mesh.pools import Asked, ModelMesh
 from xds_server.sources.runtimes.asking import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
+    from xds_server.mesh.pools import Discovery
     from xds_server.mesh.routing import Routing
 
 __all__ = ["Target", "runtime_url", "targets"]
@@ -25,13 +26,19 @@ def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[En
     """
     found: dict[EndpointId, Target] = {}
     for host, pool in routing.pools.items():
-        if host in services and isinstance(pool.discovery, Asked):
+        asked = asked_of(pool.discovery)
+        if host in services and asked is not None:
             for placed in services[host].endpoints:
-                url = runtime_url(placed.endpoint, pool.discovery)
-                found[placed.endpoint.id] = Target(
-                    url, pool.discovery.interval, pool.discovery.timeout, pool.discovery
-                )
+                url = runtime_url(placed.endpoint, asked)
+                found[placed.endpoint.id] = Target(url, asked.interval, asked.timeout, asked)
     return found
+
+
+def asked_of(discovery: Discovery) -> Asked | None:
+    """How the runtimes of a pool are asked, also if only to confirm; None where they are not."""
+    if isinstance(discovery, ModelMesh):
+        return discovery.confirm
+    return discovery if isinstance(discovery, Asked) else None
 
 
 def runtime_url(endpoint: Endpoint, discovery: Asked) -> str:

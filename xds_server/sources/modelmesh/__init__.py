@@ -1,0 +1,1 @@
+"""ModelMesh's registry in etcd as a source: who has which model, read and never written."""
