@@ -70,7 +70,8 @@ class ClusterDocuments:
         """What the objects make now. `elsewhere`: services by host that other sources declare."""
         pools, istio, maps = self._of("ModelPool"), self._istio(), self._of("ConfigMap")
         ours = related(pools.values(), istio.values(), elsewhere)
-        taken = {**pools, **maps, **{key: value for key, value in istio.items() if key in ours}}
+        others = self._of("InferenceService")
+        taken = {**pools, **maps, **others, **{key: value for key, value in istio.items() if key in ours}}
         self._fill(taken)
         compiled = self._set.compile(elsewhere)
         api = GatewayApi(
