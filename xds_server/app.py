@@ -11,7 +11,6 @@ import gc
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,15 +21,19 @@ from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced, EndpointsChanged
 from xds_server.mesh.mesh import Mesh
+from xds_server.mesh.pools import ModelMesh
 from xds_server.moves import Mover
 from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.sources.clients import ClientsSource
-from xds_server.sources.files import FilesSource
+from xds_server.sources.files import FilesSource, NoFiles
+from xds_server.sources.kubernetes.access import AccessError
+from xds_server.sources.kubernetes.declared import DeclaredObjects, WholeCluster
+from xds_server.sources.kubernetes.source import KubernetesSource
 from xds_server.sources.modelmesh.source import ModelMeshSource
 from xds_server.sources.modelmesh.source import targets as modelmesh_targets
 from xds_server.sources.runtimes.poller import Poller
-from xds_server.sources.runtimes.targets import targets
+from xds_server.sources.runtimes.targets import target_of, targets
 from xds_server.transport.server import XdsServer
 from xds_server.transport.tls import CertificateError, Certificates
 from xds_server.xds.hub import Hub
@@ -58,13 +61,23 @@ def steady_clock() -> Callable[[], float]:
     return lambda: origin + time.monotonic()
 
 
-@dataclass(slots=True)
 class Readiness:
-    """Whether clients are answered, and why not."""
+    """Whether clients are answered, and why not. `waits_for`: says it while something is waited for."""
 
-    ready: bool = False
-    reason: str = "starting"
-    started_at: float = field(default_factory=time.time)
+    def __init__(self) -> None:
+        self.ready = False
+        self.started_at = time.time()
+        self.waits_for: Callable[[], str] | None = None
+        self._reason = "starting"
+
+    @property
+    def reason(self) -> str:
+        """Why clients are not answered, or what the server does."""
+        return (self.waits_for() if self.waits_for is not None else "") or self._reason
+
+    @reason.setter
+    def reason(self, reason: str) -> None:
+        self._reason = reason
 
 
 class Server:
@@ -82,8 +95,26 @@ class Server:
         self.builder = Builder(BuildOptions(access_log=options.access_log))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
+        self.kubernetes = (
+            None
+            if options.kubernetes is None
+            else KubernetesSource(
+                options.kubernetes, self._emit, on_services=self._services_changed, clock=self._clock
+            )
+        )
+        self.declared = self._declared(options)
+        self.files = (
+            NoFiles()
+            if options.config is None
+            else FilesSource(
+                options.config,
+                self._emit,
+                lambda _problems: None,
+                cluster=options.kubernetes is not None,
+                clock=self._clock,
+            )
+        )
         self.modelmesh = ModelMeshSource(self._emit, on_error=self._fail, clock=self._clock)
-        self.files = FilesSource(options.config, self._emit, lambda _problems: None, clock=self._clock)
         self.mover = Mover(
             self.mesh,
             self.hub,
@@ -111,6 +142,7 @@ class Server:
             readiness=self.readiness,
             certificates=self.certificates,
             clients=self.clients,
+            kubernetes=self._cluster(),
             metrics_per_client=options.metrics_per_client,
             clock=self._clock,
         )
@@ -128,6 +160,11 @@ class Server:
         if self.clients is not None:
             await self.clients.check()
             problems += self.clients.problems
+        if self.kubernetes is not None:
+            try:
+                await self.kubernetes.start()
+            except AccessError as error:
+                problems.append(f"--kubernetes: {error}")
         await self.files.start()
         return (*problems, *self.files.problems)
 
@@ -139,6 +176,10 @@ class Server:
                 group.create_task(self.publisher.run(), name="publisher"),
                 group.create_task(self._first_sync(), name="first-sync"),
             ]
+            if self.kubernetes is not None:
+                running.append(group.create_task(self.kubernetes.run(), name="kubernetes"))
+            if self.declared is not None:
+                running.append(group.create_task(self.declared.run(), name="kubernetes-documents"))
             if self.certificates is not None:
                 running.append(group.create_task(self.certificates.run(), name="certificates"))
             if self.clients is not None:
@@ -173,6 +214,10 @@ class Server:
             self._expiry.cancel()
         await self.mover.close()
         await self.poller.close()
+        if self.declared is not None:
+            await self.declared.close()
+        if self.kubernetes is not None:
+            await self.kubernetes.close()
         await self.modelmesh.close()
         await self.xds.stop(self.options.stop_limit)
         if self.probes is not None:
@@ -180,6 +225,14 @@ class Server:
         await self.admin.stop()
 
     async def _first_sync(self) -> None:
+        if self.kubernetes is not None:
+            # Without limit: an Envoy that is answered before the first lists would lose what it has.
+            self.readiness.waits_for = self.kubernetes.waits_for
+            await self.kubernetes.synced()
+        if self.declared is not None:
+            self.readiness.waits_for = self.declared.waits_for
+            await self.declared.begin()
+        self.readiness.waits_for = None
         self.readiness.reason = "every runtime is being asked once"
         async with asyncio.TaskGroup() as rounds:
             for source in (self.poller, self.modelmesh):
@@ -195,10 +248,52 @@ class Server:
 
     def _emit(self, event: Event) -> None:
         self.mesh.apply(event)
-        if isinstance(event, ConfigurationReplaced | EndpointsChanged):
+        if isinstance(event, ConfigurationReplaced):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
             self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
+            if self.kubernetes is not None:
+                self.kubernetes.follow(event)
+            self._services_changed()
+        elif isinstance(event, EndpointsChanged):
+            self._retarget(event)
         self._arm_expiry()
+
+    def _declared(self, options: ServeOptions) -> DeclaredObjects | None:
+        """The documents that are objects of the cluster; None where no cluster is followed."""
+        if self.kubernetes is None or options.kubernetes is None:
+            return None
+        source = self.kubernetes
+        return DeclaredObjects(
+            source.api,
+            options.kubernetes.namespaces,
+            self._emit,
+            lambda: source.services,
+            mesh=self.mesh,
+            hub=self.hub,
+            clusters=self.builder.assignments,
+            clock=self._clock,
+        )
+
+    def _cluster(self) -> WholeCluster | None:
+        """Everything of the cluster, for the admin."""
+        if self.kubernetes is None or self.declared is None:
+            return None
+        return WholeCluster(self.kubernetes, self.declared)
+
+    def _services_changed(self) -> None:
+        if self.declared is not None:
+            self.declared.services_changed()
+
+    def _retarget(self, event: EndpointsChanged) -> None:
+        """Ask the runtimes behind the endpoints that changed, and only those that are there."""
+        pool = self.mesh.routing.pools.get(event.service)
+        keys = (*event.removed, *(endpoint.id for endpoint in event.declared))
+        found = {key: self.mesh.endpoint(key) for key in keys}
+        self.poller.change_targets(
+            {key: None if each is None else target_of(each, pool) for key, each in found.items()}
+        )
+        if pool is not None and isinstance(pool.discovery, ModelMesh):
+            self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
 
     def _on_change(self) -> None:
         self.publisher.notify()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xds_server import __version__, cli_plan
+from xds_server.cli_kubernetes import UsageError
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
     DEFAULT_XDS,
@@ -89,7 +90,12 @@ def _add(
 
 
 def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = _add(commands, "serve", _serve, "run the xDS server on a directory of documents, reloaded live")
+    sub = _add(
+        commands,
+        "serve",
+        _serve,
+        "run the xDS server on documents, reloaded live, and on a cluster's services",
+    )
     add_serve_options(sub)
 
     sub = _add(
@@ -225,7 +231,12 @@ def _serve(options: argparse.Namespace) -> int:
 
     as_json = {"auto": None, "console": False, "json": True}[options.log_format]
     logs.configure(level=options.log_level, as_json=as_json)
-    return asyncio.run(app.serve(serve_options(options)))
+    try:
+        asked = serve_options(options)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return asyncio.run(app.serve(asked))
 
 
 def _bootstrap(options: argparse.Namespace) -> int:

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xds_server.cli_kubernetes import add_kubernetes_options, kubernetes_options
+
 if TYPE_CHECKING:
     from xds_server import settings
 
@@ -32,7 +34,10 @@ def _number(text: str) -> float:
 def add_serve_options(sub: argparse.ArgumentParser) -> None:
     """Declare them."""
     sub.add_argument(
-        "--config", type=Path, required=True, metavar="DIR", help="directory of *.yaml documents"
+        "--config",
+        type=Path,
+        metavar="DIR",
+        help="directory of *.yaml documents; may be left out with --kubernetes",
     )
     sub.add_argument(
         "--xds", default=DEFAULT_XDS, metavar="HOST:PORT", help=f"where Envoys connect ({DEFAULT_XDS})"
@@ -71,6 +76,7 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="metrics with a label for each client: for a few Envoys, not for thousands",
     )
+    add_kubernetes_options(sub)
     _add_security(sub)
     _add_limits(sub)
 
@@ -196,6 +202,7 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         insecure_plaintext=options.insecure_plaintext,
         resource_ttl=options.resource_ttl,
         metrics_per_client=options.metrics_per_client,
+        kubernetes=kubernetes_options(options),
         transport=ServerOptions(
             keepalive=options.keepalive,
             lifetime=options.stream_lifetime,

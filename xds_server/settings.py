@@ -13,6 +13,8 @@ from xds_server.transport.tls import TlsFiles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from xds_server.sources.kubernetes.options import KubernetesOptions
+
 _PLAIN_TEXT = """\
 --xds {address}: other machines reach this address, and in plain text whoever does reads everything that \
 Envoys are sent. Give --tls-cert FILE --tls-key FILE (and --tls-client-ca FILE, so that clients need a \
@@ -23,7 +25,7 @@ certificate too), or --insecure-plaintext where the network itself keeps others 
 class ServeOptions:
     """The options of `serve`. Addresses are HOST:PORT; times in seconds; certificates and keys PEM files."""
 
-    config: Path
+    config: Path | None = None
     xds: str = "127.0.0.1:18000"
     admin: str = "127.0.0.1:19000"
     probes: str | None = None
@@ -38,9 +40,12 @@ class ServeOptions:
     resource_ttl: float | None = None
     metrics_per_client: bool = False
     transport: ServerOptions = field(default_factory=ServerOptions)
+    kubernetes: KubernetesOptions | None = None
 
     def mistake(self) -> str:
         """What cannot be used about them, and what to give instead; empty when all can."""
+        if self.config is None and self.kubernetes is None:
+            return "nothing to serve: give --config DIR, or --kubernetes, or both"
         for option, address in (("--xds", self.xds), ("--admin", self.admin), ("--probes", self.probes)):
             if address is None:
                 continue

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from xds_server.admin.kubernetes import KubernetesRecord
 
 
 class ProblemRecord(TypedDict):
@@ -160,6 +163,7 @@ class Status(TypedDict):
     ready: bool
     reason: str
     config: ConfigRecord
+    kubernetes: KubernetesRecord | None
     implied: list[ImpliedRecord]
     services: list[ServiceRecord]
     models: dict[str, list[PlaceRecord]]

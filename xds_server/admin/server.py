@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from xds_server import __version__
-from xds_server.admin import guard, metrics, requests, status
+from xds_server.admin import guard, kubernetes, metrics, requests, status
 from xds_server.moves import errors as moves
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class AdminServer:
             )
         stale = status.stale_pools(self._state.mesh)
         lines = [f"stale: {host}: no replica can be read; the last picture stays in force" for host in stale]
+        if self._state.kubernetes is not None:
+            lines += kubernetes.stale(self._state.kubernetes.status(), self._state.clock())
         return web.Response(text="\n".join(["ready", *lines]) + "\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:

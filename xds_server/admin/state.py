@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xds_server.config.problems import Problem
     from xds_server.mesh.mesh import Mesh
     from xds_server.moves.mover import Mover
+    from xds_server.sources.kubernetes.source import KubernetesStatus
     from xds_server.xds.hub import Hub
 
 
@@ -20,7 +21,7 @@ class Files(Protocol):
     """The source that reads the directory of documents."""
 
     @property
-    def directory(self) -> Path:
+    def directory(self) -> Path | str:
         """Where the documents are."""
 
     @property
@@ -92,6 +93,13 @@ class ClientsFile(Protocol):
         """What was wrong at the last load; empty when it succeeded."""
 
 
+class Cluster(Protocol):
+    """The Kubernetes cluster that is followed."""
+
+    def status(self) -> KubernetesStatus:
+        """How each watch stands, and what is missing."""
+
+
 class Readiness(Protocol):
     """Whether clients are answered."""
 
@@ -112,7 +120,8 @@ class Readiness(Protocol):
 class AdminState:
     """All that the admin port reads. `clock`: seconds since the epoch.
 
-    `certificates` is None on a plain text port, `clients` where everyone may connect.
+    `certificates` is None on a plain text port, `clients` where everyone may connect, `kubernetes` where no
+    cluster is followed.
     """
 
     mesh: Mesh
@@ -124,5 +133,6 @@ class AdminState:
     readiness: Readiness
     certificates: TlsFiles | None = None
     clients: ClientsFile | None = None
+    kubernetes: Cluster | None = None
     metrics_per_client: bool = False
     clock: Callable[[], float] = time.time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server import __version__
-from xds_server.admin import clients, implied
+from xds_server.admin import clients, implied, kubernetes
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def build(state: AdminState) -> Status:
         "ready": state.readiness.ready,
         "reason": state.readiness.reason,
         "config": _config(state.files),
+        "kubernetes": None if state.kubernetes is None else kubernetes.record(state.kubernetes.status(), now),
         "implied": implied.records(state.mesh.routing),
         "services": services,
         "models": _models(services),

@@ -16,6 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from xds_server.admin.kubernetes import KubernetesRecord
     from xds_server.admin.model import (
         ClientRecord,
         ClientTypeRecord,
@@ -33,6 +34,8 @@ _STYLES = {
     "PENDING": "dim",
     "NOT_SENT": "dim",
     "SUSPECT": "yellow",
+    "NOT_READY": "yellow",
+    "TERMINATING": "yellow",
     "STALE": "yellow",
     "DOWN": "bold red",
     "ERROR": "bold red",
@@ -97,6 +100,8 @@ def _overview(status: Status, out: Console) -> None:
     )
     out.print(line)
     _config(status["config"], status["now"], out)
+    if (cluster := status.get("kubernetes")) is not None:
+        _kubernetes(cluster, out)
 
 
 def _config(config: ConfigRecord, now: float, out: Console) -> None:
@@ -109,6 +114,22 @@ def _config(config: ConfigRecord, now: float, out: Console) -> None:
         out.print(Text(f"the last load had {count} error{'s' * (count > 1)}; {kept}:", "bold red"))
         for problem in config["problems"]:
             out.print(_indented(plain(problem["text"])))
+
+
+def _kubernetes(cluster: KubernetesRecord, out: Console) -> None:
+    """One line while all is well; else one for each watch that is not, and each service that is missing."""
+    out.print(f"Kubernetes: {plain(cluster['server'])} by {plain(cluster['login'])}")
+    for watch in cluster["watches"]:
+        where = f"{watch['resource']} {watch['namespace'] and 'in ' + watch['namespace']}".rstrip()
+        if watch["stale_seconds"] is not None:
+            kept = f"{watch['objects']} objects stay in force" if watch["listed"] else "never listed"
+            since = f"{watch['state']} for {duration(watch['stale_seconds'])}"
+            out.print(Text(plain(f"  {where}: {since}, {kept}: {watch['error']}"), "yellow"))
+        else:
+            age = "" if watch["age_seconds"] is None else f", confirmed {duration(watch['age_seconds'])} ago"
+            out.print(f"  {plain(where)}: {watch['state']}, {watch['objects']} objects{age}")
+    for problem in cluster["problems"]:
+        out.print(Text(f"  {plain(problem)}", "bold red"))
 
 
 def _service(service: ServiceRecord, out: Console) -> None:

@@ -57,8 +57,8 @@ def document_files(directory: Path) -> list[Path]:
     )
 
 
-def load_directory(directory: Path) -> Loaded:
-    """All documents in the directory's files, checked together."""
+def load_directory(directory: Path, *, cluster: bool = False) -> Loaded:
+    """All documents in the directory's files, checked together. `cluster`: see compile_documents."""
     try:
         files = document_files(directory)
     except OSError as error:
@@ -71,7 +71,7 @@ def load_directory(directory: Path) -> Loaded:
         _read(file, gathered)
     if not gathered.seen and not gathered.problems:
         return _failed(directory, "no document in its *.yaml files", f"at least one; {_FIRST_DOCUMENTS}")
-    configuration, problems = compile_documents(gathered.documents, _doubt(gathered))
+    configuration, problems = compile_documents(gathered.documents, _doubt(gathered), cluster=cluster)
     problems = sorted({*gathered.problems, *problems})
     return Loaded(None if problems else configuration, tuple(problems))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from xds_server.mesh.model import Protocol, Service
 from xds_server.mesh.policies import Fallback, Policy, Selector
 from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, ModelMesh, Pool
+from xds_server.mesh.ports import with_ports
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Configuration,
@@ -55,7 +56,7 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
-            _for_upstreams(_with_headers(service, pools), pools)
+            _for_upstreams(_with_headers(with_ports(service, services), pools), pools)
             for service in _sorted(virtual_services | more_services).values()
         ),
         declared=tuple(sorted({each for part in parts for each in part.declared})),

@@ -144,6 +144,11 @@ class Mesh:
         self._settle(host)
         return view.status()
 
+    def endpoint(self, key: EndpointId) -> Endpoint | None:
+        """The endpoint of this id, as it is in its service's picture; None if there is none."""
+        view = self._views.get(key.service)
+        return None if view is None else view.endpoint(key)
+
     def known_models(self, host: str) -> Mapping[str, KnownModel]:
         """Every model that clients of a ModelMesh may ask for, loaded or not, by name. KeyError if unknown.
 

@@ -59,6 +59,7 @@ class FilesSource:
         directory: where the documents are.
         emit: takes ConfigurationReplaced, when the configuration differs from the one before.
         on_problems: told after each load what is wrong with the documents; empty when nothing is.
+        cluster: the documents may refer to services of a Kubernetes cluster.
         clock: epoch seconds.
     """
 
@@ -68,11 +69,13 @@ class FilesSource:
         emit: Callable[[Event], None],
         on_problems: Callable[[tuple[Problem, ...]], None],
         *,
+        cluster: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.directory = directory
         self._emit = emit
         self._on_problems = on_problems
+        self._cluster = cluster
         self._clock = clock
         self._configuration: Configuration | None = None
         self._look: _Look | None = None
@@ -121,7 +124,7 @@ class FilesSource:
         return True
 
     async def _check(self) -> _Look:
-        look = await asyncio.to_thread(_look_at, self.directory, self._look)
+        look = await asyncio.to_thread(_look_at, self.directory, self._look, self._cluster)
         self._look = look
         if look.loaded is not None:
             self._take(look.loaded)
@@ -149,7 +152,24 @@ class FilesSource:
             self._emit(ConfigurationReplaced(source=SOURCE, configuration=loaded.configuration))
 
 
-def _look_at(directory: Path, before: _Look | None) -> _Look:
+class NoFiles:
+    """No documents in files: what a server reports that was given none."""
+
+    directory = "none"
+    problems: tuple[Problem, ...] = ()
+    loaded_at: float | None = None
+    reloads_ok = 0
+    reloads_failed = 0
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def run(self) -> None:
+        """Nothing to watch, until cancelled."""
+        await asyncio.Event().wait()
+
+
+def _look_at(directory: Path, before: _Look | None, cluster: bool) -> _Look:
     """Look at the directory and load it if its documents changed since `before`. Blocks: for a thread.
 
     The look is taken before the load, so that what changes meanwhile is seen at the next look.
@@ -162,7 +182,7 @@ def _look_at(directory: Path, before: _Look | None) -> _Look:
     digest = _digest(files)
     if before is not None and (before.identity is None) == (identity is None) and before.digest == digest:
         return _Look(identity, stamps, digest)
-    return _Look(identity, stamps, digest, load_directory(directory))
+    return _Look(identity, stamps, digest, load_directory(directory, cluster=cluster))
 
 
 def _files(directory: Path) -> list[Path]:

@@ -35,14 +35,19 @@ __all__ = ["Doubt", "compile_documents"]
 
 
 def compile_documents(
-    documents: Sequence[Document[Part]], doubt: Doubt, elsewhere: Mapping[str, Service] | None = None
+    documents: Sequence[Document[Part]],
+    doubt: Doubt,
+    elsewhere: Mapping[str, Service] | None = None,
+    *,
+    cluster: bool = False,
 ) -> tuple[Configuration, list[Problem]]:
     """What the documents declare, and everything that contradicts or dangles. Problems come unsorted.
 
     `elsewhere`: services by host that another source declares. Documents may refer to them; they are no
-    part of what is returned.
+    part of what is returned. `cluster`: whatever may be the name of a cluster's service is taken for one
+    that is yet to be found, so that what is right does not depend on what the cluster has just now.
     """
-    context = Context(doubt, elsewhere)
+    context = Context(doubt, elsewhere, cluster)
     distinct = _distinct(documents, context)
 
     def of_kind(kind: str) -> list[Document[Part]]:

@@ -6,14 +6,16 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from xds_server.config.cluster_hosts import meant
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.model import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.config.problems import Path, Place, Problem
     from xds_server.mesh.known import DeclaredModel
-    from xds_server.mesh.model import Endpoint, Service
+    from xds_server.mesh.model import Endpoint
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
     from xds_server.mesh.routing import Gateway, VirtualService
@@ -37,6 +39,8 @@ class Context:
     doubt: Doubt
     elsewhere: Mapping[str, Service] | None = None
     """Services by host that another source declares, with endpoints that come and go; None: there is none."""
+    cluster: bool = False
+    """Whether a host that nothing defines may be a service of a cluster that is not known yet."""
     problems: list[Problem] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
     endpoints: dict[str, list[Endpoint]] = field(default_factory=dict)
@@ -53,6 +57,16 @@ class Context:
         for host, service in (self.elsewhere or {}).items():
             self.services[host] = service
             self.endpoints[host] = []
+
+    def _expected(self, host: str, namespace: str) -> Service | None:
+        """A service that the cluster is to have, without ports as yet; None where it cannot be one."""
+        name = meant(host, namespace) if self.cluster else None
+        if name is None:
+            return None
+        service = Service(name, name.split(".")[1], ())
+        self.elsewhere = {**(self.elsewhere or {}), name: service}
+        self.services[name], self.endpoints[name] = service, []
+        return service
 
     def is_elsewhere(self, host: str) -> bool:
         """Whether the service's endpoints are another source's, so that they say nothing about a document."""
@@ -75,9 +89,12 @@ class Context:
         may define it.
         """
         names = [host, f"{host}.{namespace}.svc.cluster.local", f"{host}.svc.cluster.local"]
+        names += [f"{host}.cluster.local"] if host.endswith(".svc") else []
         for name in names:
             if name in self.services:
                 return self.services[name]
+        if (expected := self._expected(host, namespace)) is not None:
+            return expected
         if not self.doubt.anything and self.doubt.hosts.isdisjoint(names):
             found = f"{describe(host)}, which no {self._definers()} defines"
             self.problems.append(place.problem(path, found, self._defined_hosts(host)))
@@ -92,7 +109,11 @@ class Context:
         return f"a host of a {self._definers()}: {join_or(hosts)}{hint}"
 
     def _definers(self) -> str:
-        return "ServiceEntry" if self.elsewhere is None else "ServiceEntry or Service"
+        return "ServiceEntry" if self._closed() else "ServiceEntry or Service"
 
     def _or_service(self) -> str:
-        return "" if self.elsewhere is None else ", or a Service of that name"
+        return "" if self._closed() else ", or a Service of that name"
+
+    def _closed(self) -> bool:
+        """Whether the documents are all there is."""
+        return self.elsewhere is None and not self.cluster

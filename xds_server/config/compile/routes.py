@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.config.problems import describe, join_or
+from xds_server.mesh.ports import ANY_PORT
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
     Destination,
@@ -99,6 +100,9 @@ def _destination(
     service = context.service(document.place, (*path, "host"), host, document.metadata.namespace)
     if service is None:
         return None
+    if not service.ports:  # a cluster's, not known yet: its source says if the port is none of it
+        written = part.destination.port.number if part.destination.port is not None else ANY_PORT
+        return Destination(service.host, written, 1 if part.weight is None else part.weight)
     numbers = [port.number for port in service.ports]
     ports = join_or([str(number) for number in numbers])
     weight = 1 if part.weight is None else part.weight

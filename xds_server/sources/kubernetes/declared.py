@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from xds_server.sources.kubernetes.answers import Answers
@@ -12,7 +12,7 @@ from xds_server.sources.kubernetes.documents import KubernetesDocuments
 from xds_server.sources.kubernetes.pool_report import PoolReporter
 from xds_server.sources.kubernetes.servers import Servers, own_name, own_namespace
 from xds_server.sources.kubernetes.status_writer import StatusWriter
-from xds_server.sources.kubernetes.watched import Scope
+from xds_server.sources.kubernetes.watched import Scope, WatchState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.mesh import Mesh
     from xds_server.mesh.model import Service
     from xds_server.sources.kubernetes.api import Api
+    from xds_server.sources.kubernetes.source import KubernetesSource, KubernetesStatus
     from xds_server.sources.kubernetes.watched import Timing, WatchStatus
     from xds_server.xds.hub import Hub
 
@@ -131,3 +132,29 @@ class DeclaredObjects:
             write_failures=self._writer.failures,
             last_write_error=self._writer.last_error,
         )
+
+
+class WholeCluster:
+    """Services, replicas and documents of a cluster, as one thing to look at."""
+
+    def __init__(self, source: KubernetesSource, declared: DeclaredObjects) -> None:
+        self._source = source
+        self._declared = declared
+
+    def status(self) -> KubernetesStatus:
+        """How all of it stands; an object that is refused is a problem."""
+        source, declared = self._source.status(), self._declared.status()
+        problems = [str(problem) for found in declared.problems.values() for problem in found]
+        problems += [f"missing permission: {each}" for each in declared.missing_permissions]
+        if declared.last_write_error:
+            problems.append(f"status cannot be written: {declared.last_write_error}")
+        return replace(
+            source,
+            watches=(*source.watches, *(_calm(each) for each in declared.watches)),
+            problems=tuple(sorted({*source.problems, *problems})),
+        )
+
+
+def _calm(status: WatchStatus) -> WatchStatus:
+    """A kind of documents whose CRD is not installed is nothing to be alarmed at."""
+    return replace(status, failing_since=None) if status.state is WatchState.ABSENT else status

@@ -121,23 +121,30 @@ class Poller:
         An endpoint that is no longer asked is forgotten (ReportsForgotten). A changed target is asked
         at once; what was known of the endpoint stays until then.
         """
+        gone = (endpoint for endpoint in self._watches if endpoint not in targets)
+        self.change_targets({**dict.fromkeys(gone), **targets})
+
+    def change_targets(self, changes: Mapping[EndpointId, Target | None]) -> None:
+        """Ask these so from now on, and where there is None no more; all others as before."""
         if self._closed:
             raise RuntimeError("the poller is closed")
         left: dict[str, Target] = {}
-        for endpoint in [endpoint for endpoint in self._watches if endpoint not in targets]:
-            gone = self._watches.pop(endpoint)
-            self._remove(gone)
-            left[gone.target.url] = gone.target
-            self._emit(ReportsForgotten(endpoint=endpoint, source=gone.target.discovery.source))
-        for endpoint, target in targets.items():
+        for endpoint, target in changes.items():
             watch = self._watches.get(endpoint)
-            if watch is None:
+            if target is None:
+                if watch is not None:
+                    del self._watches[endpoint]
+                    self._remove(watch)
+                    left[watch.target.url] = watch.target
+                    self._emit(ReportsForgotten(endpoint=endpoint, source=watch.target.discovery.source))
+            elif watch is None:
                 self._add(endpoint, target)
             elif watch.target != target:
                 left[watch.target.url] = watch.target
                 self._change(watch, target)
-        for url in left.keys() - {target.url for target in targets.values()}:
-            self._forget(left[url])
+        if left:
+            for url in left.keys() - {watch.target.url for watch in self._watches.values()}:
+                self._forget(left[url])
 
     def _change(self, watch: _Watch, target: Target) -> None:
         before, watch.target = watch.target, target

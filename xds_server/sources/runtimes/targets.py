@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.model import join_host_port
+from xds_server.mesh.model import Condition, join_host_port
 from xds_server.mesh.pools import Asked, ModelMesh
 from xds_server.sources.runtimes.asking import Target
 
@@ -12,26 +12,39 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds_server.mesh.model import Endpoint, EndpointId, ServicePicture
-    from xds_server.mesh.pools import Discovery
+    from xds_server.mesh.pools import Discovery, Pool
     from xds_server.mesh.routing import Routing
 
-__all__ = ["Target", "runtime_url", "targets"]
+__all__ = ["Target", "runtime_url", "target_of", "targets"]
 
 
 def targets(routing: Routing, services: Mapping[str, ServicePicture]) -> dict[EndpointId, Target]:
-    """One target for each endpoint of every pool with runtime discovery.
-
-    Raises:
-        LookupError: a pool names a port that an endpoint does not have. Loaders refuse such documents.
-    """
+    """One target for each endpoint of every pool with runtime discovery that `target_of` has one for."""
     found: dict[EndpointId, Target] = {}
     for host, pool in routing.pools.items():
         asked = asked_of(pool.discovery)
         if host in services and asked is not None:
             for placed in services[host].endpoints:
-                url = runtime_url(placed.endpoint, asked)
-                found[placed.endpoint.id] = Target(url, asked.interval, asked.timeout, asked)
+                target = target_of(placed.endpoint, pool)
+                if target is not None:
+                    found[placed.endpoint.id] = target
     return found
+
+
+def target_of(endpoint: Endpoint, pool: Pool | None) -> Target | None:
+    """Where the runtime behind `endpoint` is asked; None where it is not.
+
+    One that is terminating is not: it gets no requests, and its end is no failure. Nor is one without the
+    port that the pool names: loaders refuse such documents, and a cluster's source has it in its status.
+    """
+    asked = asked_of(pool.discovery) if pool is not None else None
+    if asked is None or endpoint.condition is Condition.TERMINATING:
+        return None
+    try:
+        url = runtime_url(endpoint, asked)
+    except LookupError:
+        return None
+    return Target(url, asked.interval, asked.timeout, asked)
 
 
 def asked_of(discovery: Discovery) -> Asked | None:
