@@ -157,6 +157,12 @@ class Triton:
             status, answer = self.call(f"/v2/repository/models/{model}/load")
             assert status == 200, f"{self.name} would not load {model}: {answer}"
 
+    def unload(self, *models: str) -> None:
+        """Unload models, whether or not they are loaded; Triton answers before they are gone."""
+        for model in models:
+            status, answer = self.call(f"/v2/repository/models/{model}/unload")
+            assert status == 200, f"{self.name} would not unload {model}: {answer}"
+
     def stop(self) -> None:
         """End it gracefully, by force if that takes too long."""
         if self._process.poll() is None:

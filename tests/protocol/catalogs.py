@@ -11,6 +11,8 @@ from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resou
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from xds_server.xds.model import Catalog
+
 NODE = Node("envoy-1", "gateway")
 KINDS = {"cds": CLUSTER, "eds": ENDPOINT, "lds": LISTENER, "rds": ROUTE}
 
@@ -45,6 +47,9 @@ class OneCatalog:
 
     def snapshot_for(self, node: Node) -> Snapshot:
         return self.others.get(node.cluster, self.snapshot)
+
+    def follows(self, earlier: Catalog) -> bool:
+        return isinstance(earlier, OneCatalog) and not self.others and not earlier.others
 
 
 class World:

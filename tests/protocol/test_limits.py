@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,7 +17,7 @@ from tests.protocol.wire_client import LIMIT, WireClient, bodies, connected, ser
 from xds_server.transport import limits
 from xds_server.transport.access import RefusedError
 from xds_server.transport.admission import Admission
-from xds_server.transport.limits import PushGate, RequestMeter
+from xds_server.transport.limits import PushGate, RequestMeter, Turn
 from xds_server.transport.server import ServerOptions
 from xds_server.xds.hub import Hub
 from xds_server.xds.messages import Variant
@@ -157,29 +159,78 @@ def test_a_burst_of_requests_needs_not_wait_and_a_pause_ends_a_flood() -> None:
         meter.delay()
 
 
+def gate_of(limit: int, *names: str) -> tuple[PushGate, list[str], list[Turn], Counter[Delay]]:
+    """A gate, a list that fills with the names of those whose turn it is, their turns, and who waited."""
+    turns: list[str] = []
+    delays: Counter[Delay] = Counter()
+    gate = PushGate(limit, delays, time.monotonic)
+    return gate, turns, [Turn(gate, partial(turns.append, name)) for name in names], delays
+
+
 async def test_pushes_above_the_limit_wait_in_order_and_all_go_out() -> None:
-    gate = PushGate(2)
-    first, second = await gate.enter(), await gate.enter()
-    assert gate.full
-    third = asyncio.create_task(gate.enter())
-    fourth = asyncio.create_task(gate.enter())
-    await asyncio.sleep(0)
+    gate, turns, (first, second, third, fourth), delays = gate_of(2, "1", "2", "3", "4")
+    for turn in (first, second, third, fourth):
+        turn.ask()
+    assert turns == ["1", "2"]
+    assert delays == {Delay.PUSH: 2}
     second.leave()
     second.leave()
-    (await third).leave()
-    (await fourth).leave()
-    first.leave()
+    assert turns == ["1", "2", "3"]
+    for turn in (third, first, fourth):
+        turn.leave()
+    assert turns == ["1", "2", "3", "4"]
     assert not gate.full
+
+
+async def test_what_is_asked_for_during_a_turn_is_one_more_behind_the_others() -> None:
+    gate, turns, (first, second), _ = gate_of(1, "1", "2")
+    first.ask()
+    first.ask()
+    first.begin(time.monotonic())  # sees to both
+    second.ask()
+    first.ask()
+    first.ask()
+    first.leave()
+    assert turns == ["1", "2"]
+    second.leave()
+    assert turns == ["1", "2", "1"]
+    first.leave()
+    assert turns == ["1", "2", "1"]
+    assert not gate.full
+
+
+async def test_who_leaves_for_good_gives_back_its_place_wherever_it_stands() -> None:
+    gate, turns, (first, second, third), _ = gate_of(1, "1", "2", "3")
+    for turn in (first, second, third):
+        turn.ask()
+    second.close()  # while it waits
+    first.ask()
+    first.close()  # with a place, and one more turn asked for
+    assert turns == ["1", "3"]
+    third.close()
+    third.close()
+    assert turns == ["1", "3"]
+    assert not gate.full
+    first.ask()
+    assert turns == ["1", "3", "1"]
+    assert gate.full
 
 
 async def test_a_push_that_is_not_taken_up_gives_its_place_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SLOW_PUSH", 0.01)
-    gate = PushGate(1)
-    stuck = await gate.enter()
-    stuck.write()
-    async with asyncio.timeout(LIMIT):
-        (await gate.enter()).leave()
+    gate, turns, (stuck, other, third), _ = gate_of(1, "stuck", "other", "third")
+    stuck.ask()
+    stuck.begin(time.monotonic())
+    other.ask()
+    await until(lambda: turns == ["stuck", "other"])
+    stuck.ask()
+    stuck.leave()  # it has no place to give back, and waits for its next one
+    third.ask()
+    assert turns == ["stuck", "other"]
+    other.leave()
     stuck.leave()
+    assert turns == ["stuck", "other", "stuck", "third"]
+    third.leave()
     assert not gate.full
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from xds_server.mesh.layout import AUTO, PoolLayout
+from xds_server.mesh.names import NO_NAMES, Names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,4 +165,5 @@ class Pool:
     subset_key: str = DEFAULT_SUBSET_KEY
     no_model: Fallback | None = None
     not_loaded: Fallback | None = None
+    names: Names = NO_NAMES
     layout: PoolLayout = AUTO

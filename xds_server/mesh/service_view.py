@@ -21,6 +21,8 @@ from xds_server.mesh.model import (
     Service,
     ServicePicture,
 )
+from xds_server.mesh.name_index import NameIndex
+from xds_server.mesh.names import NO_NAMES, bases, own_names
 from xds_server.mesh.origins import Origin
 from xds_server.mesh.places import addresses, normalised
 from xds_server.mesh.pools import Pool, StaticModels
@@ -59,6 +61,8 @@ class ServiceView:
         self._endpoints = {endpoint.id: endpoint for endpoint in sorted(endpoints, key=lambda e: e.id)}
         self._way = way_of(pool.discovery) if pool else None
         self._static = _static_models(pool, self._endpoints.values())
+        self._names = pool.names if pool else NO_NAMES
+        self._index = NameIndex(self._names)
         self._common = NO_COMMON_FAILURE
         self._turned = True
         self._fresh = True
@@ -88,12 +92,14 @@ class ServiceView:
     def change(self, changes: Mapping[EndpointId, Endpoint | None]) -> None:
         """Take endpoints that came, changed or (None) left; `settle` afterwards."""
         came_or_left = False
+        left: list[EndpointId] = []
         for key, endpoint in changes.items():
             came_or_left = came_or_left or endpoint is None or key not in self._endpoints
             if endpoint is None:
                 self._endpoints.pop(key, None)
                 self._placed.pop(key, None)
                 self._touched.discard(key)
+                left.append(key)
             else:
                 self._endpoints[key] = endpoint
                 self._touched.add(key)
@@ -105,6 +111,8 @@ class ServiceView:
             self._endpoints = {key: self._endpoints[key] for key in sorted(self._endpoints, key=_in_order)}
             self._moved = True
             self.turn()
+        for key in left:
+            self._touched |= self._index.forget(key) & self._endpoints.keys()
 
     @property
     def endpoint_ids(self) -> Iterable[EndpointId]:
@@ -130,7 +138,7 @@ class ServiceView:
         """
         if endpoint not in self._endpoints:
             return False
-        if self._known and not self._turned and self._place(endpoint) is self._placed.get(endpoint):
+        if self._known and not self._turned and self._stands(endpoint):
             return False
         self._touched.add(endpoint)
         return True
@@ -146,8 +154,12 @@ class ServiceView:
         changed = self._fresh
         if self._fresh:
             self._fresh = False
+            for endpoint in self._endpoints:
+                self._own(endpoint)
             self._placed = {endpoint: self._place(endpoint) for endpoint in self._endpoints}
         else:
+            for endpoint in tuple(self._touched):
+                self._touched |= self._own(endpoint)
             for endpoint in self._touched:
                 placed = self._place(endpoint)
                 changed = changed or placed is not self._placed.get(endpoint)
@@ -216,13 +228,33 @@ class ServiceView:
 
     def _place(self, endpoint: EndpointId) -> PlacedEndpoint:
         """The endpoint as Envoy is to see it: the same object as before if nothing of it changed."""
-        verdict = self._judge(endpoint)
-        models = verdict.models
-        if withdrawn := self._facts.withdrawn(endpoint):
-            models = tuple(model for model in models if model not in withdrawn)
         before = self._placed.get(endpoint)
-        placed = PlacedEndpoint(self._endpoints[endpoint], models, verdict.healthy)
+        placed = PlacedEndpoint(
+            self._endpoints[endpoint], self._index.names(endpoint), self._judge(endpoint).healthy
+        )
         return before if before == placed and before is not None else placed
+
+    def _stands(self, endpoint: EndpointId) -> bool:
+        """Whether the endpoint is as it was placed. Its names by themselves decide all of its names."""
+        if not self._index.is_own(endpoint, *self._told(endpoint)):
+            return False
+        return self._judge(endpoint).healthy == self._placed[endpoint].healthy
+
+    def _own(self, endpoint: EndpointId) -> set[EndpointId]:
+        """Take the endpoint's own names in; returns the others whose names have changed with them."""
+        return self._index.update(endpoint, *self._told(endpoint))
+
+    def _told(
+        self, endpoint: EndpointId
+    ) -> tuple[tuple[str, ...], frozenset[tuple[str, str]], frozenset[str]]:
+        """The endpoint's own names, the adapters that it tells of with their bases, what is withdrawn."""
+        withdrawn = self._facts.withdrawn(endpoint)
+        rows: tuple[ModelState, ...] = ()
+        if self._names.versions is not None or self._names.adapter_fallback:
+            joined = self._joined(endpoint)
+            rows = joined.rows(self._common, self._facts.now) if joined is not None else ()
+        models = self._judge(endpoint).models
+        return own_names(self._names, models, rows, withdrawn), bases(self._names, rows), withdrawn
 
     def _status(self, endpoint: Endpoint) -> EndpointStatus:
         key = endpoint.id

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import Gateway, Routing
     from xds_server.resources.fronts import Front
     from xds_server.resources.shards import Shard, Target
-    from xds_server.xds.model import Node, Resource
+    from xds_server.xds.model import Catalog, Node, Resource
 
 SIDECAR_CLUSTER = "sidecar"
 """The node cluster of Envoys that stand beside a program and serve it on loopback."""
@@ -141,7 +141,7 @@ class ViewCatalog:
         entitlements: Entitlements,
         changes: Mapping[Target, Changes],
     ) -> None:
-        self._entitlements = entitlements
+        self.entitlements = entitlements
         self._serial = serial
         self._routing = routing
         self._fronts = fronts
@@ -162,11 +162,15 @@ class ViewCatalog:
 
     def snapshot_for(self, node: Node) -> Snapshot:
         """What `node` is entitled to."""
-        entitled = self._entitlements.of(node)
+        entitled = self.entitlements.of(node)
         view = self._views.get(entitled)
         if view is None:
             view = self._views[entitled] = self._make(entitled)
         return view
+
+    def follows(self, earlier: Catalog) -> bool:
+        """Whether all nodes that shared a snapshot of `earlier` share one of this catalog."""
+        return isinstance(earlier, ViewCatalog) and earlier.entitlements is self.entitlements
 
     def _make(self, entitled: Entitlement) -> Snapshot:
         fronts = tuple(self._chosen(entitled))

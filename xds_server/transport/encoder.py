@@ -5,6 +5,7 @@ How a response is written is the codec's; here is only which bytes exist already
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,6 +24,15 @@ REMEMBERED = 64 * 1024 * 1024
 """Bytes of responses that are kept: clients that all want something else must not fill the memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A response, which is kept so that its identity is not another one's, with its bytes and its type."""
+
+    response: Response | DeltaResponse
+    payload: bytes
+    kind: str
+
+
 class SharedEncoder:
     """Encodes the responses of one hub's publications; equal ones give one and the same bytes object."""
 
@@ -30,7 +40,7 @@ class SharedEncoder:
         self._hub = hub
         self._limit = limit
         self._serial = 0
-        self._made: dict[int, tuple[Response | DeltaResponse, bytes]] = {}
+        self._made: dict[int, _Made] = {}
         """By the response's identity: the hub gives one object to all clients that are owed the same."""
         self._size = 0
         self._warn_from = LARGE_RESPONSE
@@ -43,25 +53,24 @@ class SharedEncoder:
             self._made.clear()
             self._size = 0
         stats = self._hub.stats
-        kind = counted_as(response.type_url)
         made = self._made.get(id(response))
         if made is None:
-            payload = encode_response(response)
-            stats.encoded[kind] += 1
-            self._remember(response, payload)
+            made = self._make(response)
+            stats.encoded[made.kind] += 1
         else:
-            payload = made[1]
-            stats.shared[kind] += 1
-        stats.bytes[kind] += len(payload)
-        stats.sizes[kind].observe(len(payload))
-        return payload
+            stats.shared[made.kind] += 1
+        stats.bytes[made.kind] += len(made.payload)
+        stats.sizes[made.kind].observe(len(made.payload))
+        return made.payload
 
-    def _remember(self, response: Response | DeltaResponse, payload: bytes) -> None:
+    def _make(self, response: Response | DeltaResponse) -> _Made:
+        payload = encode_response(response)
         if len(payload) >= self._warn_from:
             self._warn_from = len(payload) * 5 // 4  # again when it has grown, not with every change
             self._log.warning("large response", type=response.type_url, bytes=len(payload))
-        self._made[id(response)] = response, payload
+        made = self._made[id(response)] = _Made(response, payload, counted_as(response.type_url))
         self._size += len(payload)
         while self._size > self._limit and len(self._made) > 1:
             oldest = next(iter(self._made))
-            self._size -= len(self._made.pop(oldest)[1])
+            self._size -= len(self._made.pop(oldest).payload)
+        return made

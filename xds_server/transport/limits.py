@@ -6,15 +6,16 @@ Whoever is over a limit waits; only a flood that does not end is refused.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from xds_server.transport.access import RefusedError
 from xds_server.transport.admission import Admission
-from xds_server.xds.status import Refusal
+from xds_server.xds.status import Delay, Refusal
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
 
 FLOOD = 10.0
@@ -61,88 +62,146 @@ class RequestMeter:
 
 
 class PushGate:
-    """At most `limit` pushes at a time. The others wait, in order; what they are owed is merged meanwhile."""
+    """At most `limit` pushes at a time. The others wait, in order; what they are owed is merged meanwhile.
 
-    def __init__(self, limit: int) -> None:
+    Nobody is woken only to wait: a stream that is owed something asks, and hears when it is its turn.
+    Who has to wait is counted in `delays`. `clock`: monotonic seconds.
+    """
+
+    def __init__(self, limit: int, delays: Counter[Delay], clock: Callable[[], float]) -> None:
         self._free = limit
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._writing: set[Place] = set()
+        self._delays = delays
+        self._clock = clock
+        self._waiting: deque[Turn] = deque()
+        self._writing: dict[Turn, float] = {}
+        """Since when each push is being written, by the clock; the longest first."""
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def full(self) -> bool:
         """Whether who comes now has to wait."""
         return not self._free
 
-    def take(self) -> Place:
-        """Take a free place. Leave it on every way out. RuntimeError where there is none."""
+    def take(self) -> bool:
+        """Take a free place, if there is one."""
         if not self._free:
-            raise RuntimeError("a push took a place while none was free")
+            return False
         self._free -= 1
-        return Place(self)
+        return True
 
-    async def enter(self) -> Place:
-        """Wait for a place, in order. Leave it on every way out."""
-        if self._free:
-            return self.take()
-        for place in self._writing:
-            place.hurry()
-        turn = asyncio.get_running_loop().create_future()
+    def queue(self, turn: Turn) -> None:
+        """Let `turn` wait for a place."""
         self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._pass_on()  # it was this one's turn already
-            raise
-        return Place(self)
-
-    def began(self, place: Place) -> None:
-        """Called by a place: its push is being written."""
-        self._writing.add(place)
-        if self.full:
-            place.hurry()
-
-    def ended(self, place: Place) -> None:
-        """Called by a place that is free again."""
-        self._writing.discard(place)
-        self._pass_on()
-
-    def _pass_on(self) -> None:
-        """A place is free: whoever has waited longest has it."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-
-class Place:
-    """One push's place. A client that does not read loses it after SLOW_PUSH seconds, if anyone waits."""
-
-    __slots__ = ("_begun", "_gate", "_left", "_timer")
-
-    def __init__(self, gate: PushGate) -> None:
-        self._gate = gate
-        self._begun = 0.0
-        self._left = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def write(self) -> None:
-        """Writing begins."""
-        self._begun = time.monotonic()
-        self._gate.began(self)
-
-    def hurry(self) -> None:
-        """Others wait, or soon will: the time that writing may take counts."""
+        self._delays[Delay.PUSH] += 1
         if self._timer is None:
-            rest = self._begun + SLOW_PUSH - time.monotonic()
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, rest), self.leave)
+            self._watch()
+
+    def unqueue(self, turn: Turn) -> None:
+        """Let `turn` wait no longer."""
+        self._waiting.remove(turn)
+
+    def began(self, turn: Turn, now: float) -> None:
+        """The push of `turn` is being written from `now` on."""
+        self._writing[turn] = now
+
+    def ended(self, turn: Turn) -> None:
+        """The push of `turn` is no longer being written."""
+        self._writing.pop(turn, None)
+
+    def pass_on(self) -> None:
+        """A place is free: whoever has waited longest has it."""
+        if self._waiting:
+            self._waiting.popleft().come()
+        else:
+            self._free += 1
+
+    def _watch(self) -> None:
+        """Look again when the push that is written longest has become slow."""
+        now = self._clock()
+        since = next(iter(self._writing.values()), now)
+        rest = max(0.0, since + SLOW_PUSH - now)
+        self._timer = asyncio.get_running_loop().call_later(rest, self._hurry)
+
+    def _hurry(self) -> None:
+        """Give the places of slow pushes to those who wait."""
+        self._timer = None
+        slow_since = self._clock() - SLOW_PUSH
+        while self._waiting and self._writing:
+            turn, since = next(iter(self._writing.items()))
+            if since > slow_since:
+                break
+            del self._writing[turn]
+            turn.lose_place()
+            self.pass_on()
+        if self._waiting:
+            self._watch()
+
+
+class _At(Enum):
+    """Where a stream stands with its gate."""
+
+    REST = auto()
+    WAITING = auto()
+    INSIDE = auto()
+    SLOW = auto()
+    """Still writing, but without a place."""
+
+
+class Turn:
+    """One stream's turns at a gate. `come` is called, within `ask` or later, when it has one.
+
+    A client that does not read loses its place after SLOW_PUSH seconds, if anyone waits. Whoever had a
+    turn has to `leave`; `close` it on every way out.
+    """
+
+    __slots__ = ("_again", "_at", "_come", "_gate")
+
+    def __init__(self, gate: PushGate, come: Callable[[], None]) -> None:
+        self._gate = gate
+        self._come = come
+        self._at = _At.REST
+        self._again = False
+
+    def ask(self) -> None:
+        """Want a turn: one more, where one is under way."""
+        if self._at is not _At.REST:
+            self._again = self._at is not _At.WAITING
+        elif self._gate.take():
+            self.come()
+        else:
+            self._at = _At.WAITING
+            self._gate.queue(self)
+
+    def come(self) -> None:
+        """It has a place. Called by the gate."""
+        self._at = _At.INSIDE
+        self._come()
+
+    def begin(self, now: float) -> None:
+        """Whatever was asked for until `now`, by the gate's clock, is seen to in this turn."""
+        self._again = False
+        self._gate.began(self, now)
+
+    def lose_place(self) -> None:
+        """It takes too long. Called by the gate."""
+        self._at = _At.SLOW
 
     def leave(self) -> None:
-        """Let the next one in. May be called again."""
-        if not self._left:
-            self._left = True
-            if self._timer is not None:
-                self._timer.cancel()
-            self._gate.ended(self)
+        """The turn is over; another one follows, where it was asked for meanwhile."""
+        self._give_back()
+        if self._again:
+            self._again = False
+            self.ask()
+
+    def close(self) -> None:
+        """Want no turn any more, wherever it stands."""
+        self._again = False
+        if self._at is _At.WAITING:
+            self._gate.unqueue(self)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        at, self._at = self._at, _At.REST
+        self._gate.ended(self)
+        if at is _At.INSIDE:
+            self._gate.pass_on()

@@ -107,7 +107,7 @@ class XdsServer:
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
         self._health = health.Health(service for service, _, _ in _SERVICES)
         self._statuses = csds.ClientStatuses(hub, time.time)
-        self._pushes = PushGate(self._options.max_pushes)
+        self._pushes = PushGate(self._options.max_pushes, hub.stats.delays, hub.clock)
         self._taken = 0
         self._server: grpc.aio.Server | None = None
         self._log = structlog.get_logger("xds")

@@ -1,7 +1,8 @@
 """One gRPC stream: a reader and a writer around a session.
 
-The writer waits for the session's wake call or its deadline, takes what is owed and writes it. A client
-that reads slowly blocks its own writer only, and is then owed one merged response, not a queue.
+The session's wake call or its deadline asks for a turn; when it comes, the writer takes what is owed and
+writes it. A client that reads slowly blocks its own writer only, and is then owed one merged response, not
+a queue.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import structlog
 
 from xds_server.transport.access import RefusedError
 from xds_server.transport.codec import parse_delta_request, parse_request
+from xds_server.transport.limits import Turn
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import Node
 from xds_server.xds.status import Delay, Refusal
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from xds_server.transport.access import Doorkeeper
     from xds_server.transport.encoder import SharedEncoder
-    from xds_server.transport.limits import Place, PushGate, RequestMeter
+    from xds_server.transport.limits import PushGate, RequestMeter
     from xds_server.xds.hub import Hub
     from xds_server.xds.messages import DeltaResponse, Response
 
@@ -74,8 +76,9 @@ class Stream:
         self._lifetime = lifetime
         self._meter = meter
         self._max_request = max_request
-        self._pushes = pushes
-        self._wake = asyncio.Event()
+        self._go = asyncio.Event()
+        self._turn = Turn(pushes, self._go.set)
+        self._timer: asyncio.TimerHandle | None = None
         self._woken_at: float | None = None
         self._over = asyncio.Event()
         self._session = hub.open(variant, type_url, context.peer(), self._on_wake)
@@ -110,7 +113,7 @@ class Stream:
             self._over.set()
             self._session.close()
             self._refused.cancel()
-            self._wake.set()
+            self._go.set()
             for task in others:
                 task.cancel()
             # A message that is under way cannot be taken back, and gRPC tells the client of the end only
@@ -134,78 +137,71 @@ class Stream:
 
     async def _read(self) -> None:
         """Hand each request to the session, until the client has no more."""
-        while (data := await self._context.read()) is not grpc.aio.EOF:
-            if seconds := self._delay(data):
+        parse = parse_delta_request if self._variant is Variant.DELTA else parse_request
+        session, read = self._session, self._context.read
+        while (data := await read()) is not grpc.aio.EOF:
+            if len(data) > self._max_request:
+                text = f"a request of {len(data)} bytes; at most {self._max_request} are read"
+                raise RefusedError(Refusal.REQUEST_TOO_LARGE, text)
+            if seconds := self._meter.delay():
+                self._hub.stats.delays[Delay.REQUEST] += 1
                 await asyncio.sleep(seconds)
-            first = self._session.node is None
-            parse = parse_delta_request if self._variant is Variant.DELTA else parse_request
+            first = session.node is None
             request = parse(data, with_node=first)
             if first:
                 self._door.admit_node(self._identities, request.node or Node("", ""))
-            before = None if request.error_detail is None else self._session.rejection(request.type_url)
-            self._session.receive(request)
+            before = None if request.error_detail is None else session.rejection(request.type_url)
+            session.receive(request)
             if first:
                 self._connected()
             if request.error_detail is not None:
                 self._rejected(request.type_url, before)
 
-    def _delay(self, data: bytes) -> float:
-        """Hold a request against its limits. Returns the seconds to wait where it came too soon."""
-        if len(data) > self._max_request:
-            text = f"a request of {len(data)} bytes; at most {self._max_request} are read"
-            raise RefusedError(Refusal.REQUEST_TOO_LARGE, text)
-        seconds = self._meter.delay()
-        if seconds:
-            self._hub.stats.delays[Delay.REQUEST] += 1
-        return seconds
-
     def _on_wake(self) -> None:
+        """There may be something to write."""
         if self._woken_at is None:
             self._woken_at = self._hub.clock()
-        self._wake.set()
+        self._turn.ask()
 
     async def _write(self) -> None:
         """Write what is owed, whenever something is and it is this stream's turn."""
-        # One coroutine, where it is not the rare case: each that is within another is resumed with it.
-        while not self._over.is_set():
-            if self._pushes.full:
-                self._hub.stats.delays[Delay.PUSH] += 1
-                place = await self._pushes.enter()
-            else:
-                place = self._pushes.take()
-            try:
-                for response in self._owed(place):
+        # One coroutine: each that is within another is resumed with it.
+        try:
+            while True:
+                await self._go.wait()
+                self._go.clear()
+                if self._over.is_set():
+                    return
+                for response in self._owed():
                     await self._context.write(self._encoder.encode(response))
                     if self._over.is_set():
-                        break
-            finally:
-                place.leave()
-            if self._over.is_set():
-                return  # the call that would wake it has been made
-            deadline = self._session.next_deadline()
-            if deadline is None:
-                await self._wake.wait()
-            else:
-                await self._woken(deadline)
+                        return
+                self._turn.leave()
+                self._await_deadline()
+        finally:
+            self._turn.close()
+            if self._timer is not None:
+                self._timer.cancel()
 
-    def _owed(self, place: Place) -> list[Response | DeltaResponse]:
-        """What is to be written now, at `place`."""
-        self._wake.clear()
+    def _owed(self) -> list[Response | DeltaResponse]:
+        """What is to be written in this turn."""
+        now = self._hub.clock()
+        self._turn.begin(now)
         responses = self._session.take()
         woken_at, self._woken_at = self._woken_at, None
         if responses:
-            place.write()
-            now = self._hub.clock()
             self._hub.stats.queue_time.observe(now - (now if woken_at is None else woken_at))
         return responses
 
-    async def _woken(self, deadline: float) -> None:
-        """Wait for the wake call, or for the moment when the session has something to say anyway."""
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._hub.clock())):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+    def _await_deadline(self) -> None:
+        """See to it that what the session has to say at a certain time is said then."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._session.next_deadline()
+        if deadline is not None:
+            rest = max(0.0, deadline - self._hub.clock())
+            self._timer = asyncio.get_running_loop().call_later(rest, self._on_wake)
 
     def _connected(self) -> None:
         node = self._session.node

@@ -35,34 +35,29 @@ class Round:
             self._done(self)
 
 
-class Unanswered:
+class Unanswered(list[Round]):
     """The rounds that one watch still has to answer, oldest first."""
 
-    __slots__ = ("_rounds",)
-
-    def __init__(self) -> None:
-        self._rounds: list[Round] = []
-
-    def __len__(self) -> int:
-        return len(self._rounds)
+    __slots__ = ()
 
     def expect(self, made: Round) -> None:
-        """`made` concerns this watch. Called once for each round and watch."""
-        if self._rounds and self._rounds[-1] is made:
+        """`made` concerns this watch; it may be said more than once."""
+        if self and self[-1] is made:
             return
         made.remaining += 1
-        self._rounds.append(made)
-        if len(self._rounds) > MAX_ROUNDS:
-            self._rounds.pop(0).answer()
+        self.append(made)
+        if len(self) > MAX_ROUNDS:
+            self.pop(0).answer()
 
     def answered(self, serial: int) -> None:
         """Content of publication `serial` was answered, or there was nothing to send of it."""
-        while self._rounds and self._rounds[0].serial <= serial:
-            self._rounds.pop(0).answer()
+        while self and self[0].serial <= serial:
+            self.pop(0).answer()
 
     def leave(self) -> None:
         """The watch is gone."""
-        rounds, self._rounds = self._rounds, []
+        rounds = self.copy()
+        self.clear()
         for each in rounds:
             each.answer()
 

@@ -6,23 +6,22 @@ Single-threaded and never waits: what a client has not yet taken is marked in it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from xds_server.xds.convergence import Convergence
 from xds_server.xds.model import EMPTY_SNAPSHOT, Catalog, Node, Snapshot
 from xds_server.xds.plan import Plans
 from xds_server.xds.session import Session
-from xds_server.xds.snapshot import changed_names
+from xds_server.xds.snapshot import Move, changed_names
 from xds_server.xds.status import ClientStatus, HubStats, Progress, SyncState, state_of
 from xds_server.xds.subscription import Index
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xds_server.xds.convergence import Round
     from xds_server.xds.messages import Variant
     from xds_server.xds.watch import Watch
-
-Changes = Mapping[str, frozenset[str]]
 
 
 class Hub:
@@ -79,42 +78,46 @@ class Hub:
         """
         if catalog.serial <= self.serial:
             raise ValueError(f"serial: found {catalog.serial}; the last published was {self.serial}")
-        first = self._catalog is None
-        self._catalog = catalog
+        last, self._catalog = self._catalog, catalog
         self.plans = Plans()
         self.stats.publications += 1
-        moves: dict[tuple[int, int], tuple[Snapshot, Snapshot]] = {}
-        movers: dict[tuple[int, int], set[int]] = {}
+        made = self.convergence.begin(catalog.serial, since)
+        concerned: set[int] = set()
+        for move in self._moves(catalog, alike=last is not None and catalog.follows(last)):
+            concerned |= self._mark(move, made)
+        self.convergence.started(made)
+        for number in sorted(concerned) if last is not None else list(self._sessions):
+            self._sessions[number].wake()
+
+    def _moves(self, catalog: Catalog, *, alike: bool) -> list[Move]:
+        """Give every session its new view. `alike`: those that shared the old one share the new one."""
+        moves: dict[tuple[int, int], Move] = {}
         for session in self._sessions.values():
             if session.node is None:
                 continue
-            before, after = session.snapshot, catalog.snapshot_for(session.node)
-            pair = (id(before), id(after))
-            moves[pair] = (before, after)
-            movers.setdefault(pair, set()).add(session.number)
-            session.show(after)
-        concerned: set[int] = set()
-        made = self.convergence.begin(catalog.serial, since)
-        for pair, (before, after) in moves.items():
-            concerned |= self._mark(changed_names(before, after), movers[pair], made)
-        self.convergence.started(made)
-        for number in list(self._sessions) if first else sorted(concerned):
-            self._sessions[number].wake()
+            before = session.snapshot
+            move = moves.get((id(before), 0)) if alike else None
+            if move is None:
+                after = catalog.snapshot_for(session.node)
+                key = id(before), 0 if alike else id(after)
+                move = moves.get(key) or Move(before, after, changed_names(before, after), set())
+                moves[key] = move
+            move.sessions.add(session.number)
+            session.show(move)
+        return list(moves.values())
 
-    def _mark(self, changes: Changes, movers: set[int], made: Round) -> set[int]:
-        """Mark the watches that `changes` concern, of these sessions. Returns the sessions to wake."""
+    def _mark(self, move: Move, made: Round) -> set[int]:
+        """Mark the watches that a move concerns. Returns the sessions to wake."""
         concerned: set[int] = set()
-        for type_url, names in changes.items():
+        for type_url, names in move.changes.items():
             for watch in self.index.wildcards(type_url):
-                if watch.stream in movers:
-                    watch.mark(names)
-                    watch.rounds.expect(made)
+                if watch.stream in move.sessions:
+                    watch.concern(names, made)
                     concerned.add(watch.stream)
             for name in names:
                 for watch in self.index.named(type_url, name):
-                    if watch.stream in movers:
-                        watch.mark((name,))
-                        watch.rounds.expect(made)
+                    if watch.stream in move.sessions:
+                        watch.concern((name,), made)
                         concerned.add(watch.stream)
         return concerned
 

@@ -34,6 +34,8 @@ class Sent:
     serial: int
     version: str
     contents: Mapping[str, str]
+    through: Mapping[str, int]
+    """What `Ledger.through` has of the same names once it is accepted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +90,7 @@ class Ledger:
         sent = self._take()
         self.last_acked, self.acked_at = sent, now
         self.held.update(sent.contents)
-        self.through.update(dict.fromkeys(sent.contents, sent.serial))
+        self.through.update(sent.through)
         if not self.superseded:
             return _NONE
         retry = {name for name, rejection in self.rejected.items() if rejection in self.superseded}

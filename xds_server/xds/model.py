@@ -108,3 +108,6 @@ class Catalog(Protocol):
 
     def snapshot_for(self, node: Node) -> Snapshot:
         """What `node` is entitled to."""
+
+    def follows(self, earlier: Catalog) -> bool:
+        """Whether all nodes that shared a snapshot of `earlier` share one of this catalog."""

@@ -38,8 +38,8 @@ class Plan:
     removed: tuple[str, ...]
     contents: Mapping[str, str]
     renewed: tuple[tuple[str, str], ...] = ()
-    issued: dict[str, Issue] = field(default_factory=dict)
-    """The responses made of it, by nonce."""
+    issued: dict[int, Issue] = field(default_factory=dict)
+    """The responses made of it, by their number (`Watch.count_response`)."""
 
 
 class Plans:

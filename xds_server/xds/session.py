@@ -12,7 +12,7 @@ from xds_server.xds import delta, heartbeat, order, sotw
 from xds_server.xds.ledger import Rejection, Sent
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
-from xds_server.xds.status import ClientStatus, counted_as, type_status
+from xds_server.xds.status import ClientStatus, type_status
 from xds_server.xds.watch import Verdict, Watch
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from xds_server.xds.hub import Hub
     from xds_server.xds.plan import Issue, Plan
+    from xds_server.xds.snapshot import Move
 
 MAX_TYPES = 32
 """Types that one stream may ask for: far above what Envoy knows, low enough to bound a hostile client."""
@@ -27,6 +28,24 @@ MAX_TYPES = 32
 
 class Session:
     """What one stream wants, has and lacks. Made by `Hub.open`; `close` it on every way out."""
+
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_heart",
+        "_hub",
+        "_type_url",
+        "_warming",
+        "aggregated",
+        "node",
+        "number",
+        "opened_at",
+        "peer",
+        "snapshot",
+        "variant",
+        "wake",
+        "watches",
+    )
 
     def __init__(
         self,
@@ -48,6 +67,8 @@ class Session:
         self.wake = wake
         self._hub = hub
         self._type_url = type_url
+        self.aggregated = type_url is None
+        """Whether the stream carries several types."""
         self._heart = heartbeat.Heart(hub.ttl if variant is Variant.DELTA else None)
         self._warming: frozenset[str] = frozenset()
         """Assignments of clusters that were sent before this stream asked for any assignment."""
@@ -58,11 +79,6 @@ class Session:
         """Unique among connected clients, and readable: the node's id and the stream's number."""
         return f"{self.node.id if self.node and self.node.id else 'unknown'}/{self.number}"
 
-    @property
-    def aggregated(self) -> bool:
-        """Whether the stream carries several types."""
-        return self._type_url is None
-
     # In
 
     def receive(self, request: Request | DeltaRequest) -> None:
@@ -72,12 +88,11 @@ class Session:
         """
         if self._closed:
             raise RuntimeError("a request was read after the session was closed")
-        type_url = self._type_of(request)
+        watch = self.watches.get(request.type_url) or self._watch(self._type_of(request))
         if self.node is None:
             self.node = request.node or Node("", "")
             self.snapshot = self._hub.view_of(self.node)
-        watch = self._watch(type_url)
-        self._hub.stats.requests[counted_as(type_url)] += 1
+        self._hub.stats.requests[watch.counted] += 1
         first = watch.fresh
         if first:
             watch.foreign_nonce = request.response_nonce
@@ -88,7 +103,7 @@ class Session:
             sotw.read(watch, request)
         if first:
             self._heart.begin(watch, self._hub.clock())
-        if type_url == ENDPOINT and self._warming:
+        if self._warming and watch.type_url == ENDPOINT:
             watch.mark(self._warming, resend=True)
             self._warming = frozenset()
         if answered:
@@ -100,7 +115,10 @@ class Session:
         """Whether `take` may give something now; with a time to live, or one response less, it may."""
         if answered and self._hub.ttl is not None:
             return True  # the deadline of its next renewal counts from now on
-        return any(watch.ledger.outstanding is None and watch.marked for watch in self.watches.values())
+        for watch in self.watches.values():  # noqa: SIM110 - run for each ACK, it costs half of `any`
+            if watch.marked and watch.ledger.outstanding is None:
+                return True
+        return False
 
     def _type_of(self, request: Request | DeltaRequest) -> str:
         if self._type_url is None:
@@ -130,26 +148,26 @@ class Session:
         if outstanding is None or outstanding.nonce != request.response_nonce:
             last = watch.ledger.last_sent
             if not watch.fresh and (last is None or last.nonce != request.response_nonce):
-                self._hub.stats.stale[counted_as(watch.type_url)] += 1
+                self._hub.stats.stale[watch.counted] += 1
             return False  # with the nonce of what was answered before: another subscription, in SotW
         now = self._hub.clock()
         if request.error_detail is None:
             watch.acknowledge(now)
-            self._hub.stats.acks[counted_as(watch.type_url)] += 1
+            self._hub.stats.acks[watch.counted] += 1
         else:
             watch.reject(request.error_detail, now)
-            self._hub.stats.nacks[counted_as(watch.type_url)] += 1
+            self._hub.stats.nacks[watch.counted] += 1
         if not watch.held_back:
             watch.rounds.answered(outstanding.serial)
         return True
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, move: Move) -> None:
         """The node's view from now on. Whoever calls this also marks what differs."""
-        before = self.snapshot
-        self.snapshot = snapshot
-        clusters = self.watches.get(CLUSTER)
-        if clusters is not None and clusters.whole and self.aggregated:
-            _retain(clusters, before, snapshot)
+        self.snapshot = move.after
+        if CLUSTER in move.changes and self.aggregated:
+            clusters = self.watches.get(CLUSTER)
+            if clusters is not None and clusters.whole:
+                _retain(clusters, move)
 
     # Out
 
@@ -159,7 +177,7 @@ class Session:
         if not self._closed and self._hub.serial:
             for watch in self.watches.values():
                 if watch.ledger.outstanding is None:
-                    plan = self._owed(watch)
+                    plan = self._owed(watch) if watch.marked or self._heart.beats else None
                     if plan is not None:
                         responses.append(self._send(watch, plan))
                     elif watch.rounds and not watch.marked:
@@ -170,11 +188,10 @@ class Session:
         """When, by the hub's clock, `take` has something to say even if nothing happens; None: never."""
         ends: list[float] = []
         for watch in self.watches.values():
-            if watch.ledger.outstanding is None:
-                if watch.held_back:
-                    ends += [at + order.HOLD_LIMIT for at in watch.held_back.values()]
-                if self._heart.beats and (at := self._heart.deadline(watch)) is not None:
-                    ends.append(at)
+            if watch.held_back and watch.ledger.outstanding is None:
+                ends += [at + order.HOLD_LIMIT for at in watch.held_back.values()]
+            if self._heart.beats and (at := self._heart.deadline(watch)) is not None:
+                ends.append(at)
         return min(ends) if ends else None
 
     def _owed(self, watch: Watch) -> Plan | None:
@@ -200,7 +217,7 @@ class Session:
         waiting: list[str] = []
         for name in watch.candidates(view):
             resource = view.resources.get(name)
-            if watch.verdict(name, self.snapshot) is Verdict.NOTHING:
+            if watch.verdict_on(name, resource, view, self.snapshot) is Verdict.NOTHING:
                 if resource is None and not watch.tells_absence:
                     watch.lapse(name)
             elif self._waits(watch, name, resource):
@@ -220,7 +237,7 @@ class Session:
 
     def _waits(self, watch: Watch, name: str, resource: Resource | None) -> bool:
         """Whether what is owed about `name` has to wait for another type of this stream."""
-        if not self.aggregated:
+        if not self.aggregated or (resource is not None and not resource.requires):
             return False
         if resource is not None:
             waits = order.waits(watch, resource, self.watches, self.snapshot)
@@ -237,20 +254,21 @@ class Session:
         return waits and now < watch.hold(name, now) + order.HOLD_LIMIT
 
     def _send(self, watch: Watch, plan: Plan) -> Response | DeltaResponse:
-        nonce = watch.next_nonce(self.snapshot.serial)
-        issue = plan.issued.get(nonce) or self._issue(watch, plan, nonce)
-        response, sent = issue
+        number = watch.count_response(self.snapshot.serial)
+        response, sent = plan.issued.get(number) or self._issue(watch, plan, number)
         if watch.type_url == CLUSTER:
             self._warm(watch, plan)
         watch.ledger.send(sent, self._hub.clock())
         watch.told(sent.contents)
         stats = self._hub.stats
-        stats.pushes[counted_as(watch.type_url)] += 1
-        stats.resources[counted_as(watch.type_url)] += len(plan.resources)
+        stats.pushes[watch.counted] += 1
+        stats.resources[watch.counted] += len(plan.resources)
         return response
 
-    def _issue(self, watch: Watch, plan: Plan, nonce: str) -> Issue:
-        """Make the response for every client that is sent the plan under this nonce."""
+    def _issue(self, watch: Watch, plan: Plan, number: int) -> Issue:
+        """Make the response for every client to which the plan is its response of that number."""
+        serial = self.snapshot.serial
+        nonce = watch.nonce(serial, number)
         response: Response | DeltaResponse
         if self.variant is Variant.SOTW:
             response = Response(
@@ -266,8 +284,8 @@ class Session:
                 ttl=self._hub.ttl,
                 renewed=plan.renewed,
             )
-        sent = Sent(nonce, self.snapshot.serial, plan.version, plan.contents)
-        issue = plan.issued[nonce] = self._hub.plans.shared(response), sent
+        sent = Sent(nonce, serial, plan.version, plan.contents, dict.fromkeys(plan.contents, serial))
+        issue = plan.issued[number] = self._hub.plans.shared(response), sent
         return issue
 
     def _warm(self, watch: Watch, plan: Plan) -> None:
@@ -316,9 +334,9 @@ class Session:
             self._hub.leave(self)
 
 
-def _retain(clusters: Watch, before: Snapshot, after: Snapshot) -> None:
+def _retain(clusters: Watch, move: Move) -> None:
     """Keep what vanished for whole responses to include, until it may be removed."""
-    old, new = before.of(CLUSTER).resources, after.of(CLUSTER).resources
+    old, new = move.before.of(CLUSTER).resources, move.after.of(CLUSTER).resources
     for name in new.keys() & clusters.retained.keys():
         del clusters.retained[name]
     outstanding = clusters.ledger.outstanding

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds_server.xds.model import CLUSTER, ENDPOINT, Snapshot, TypeSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What sessions see from one publication to the next: their snapshots, and the names that differ."""
+
+    before: Snapshot
+    after: Snapshot
+    changes: Mapping[str, frozenset[str]]
+    sessions: set[int]
+    """Their numbers."""
 
 
 def changed_names(old: Snapshot, new: Snapshot) -> Mapping[str, frozenset[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from xds_server.xds.model import CLUSTER, LISTENER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection
 
     from xds_server.xds.watch import Watch
 
@@ -74,13 +74,13 @@ class Index:
         else:
             _discard(self._by_name, (watch.type_url, name), watch)
 
-    def wildcards(self, type_url: str) -> frozenset[Watch]:
-        """The watches that ask for everything of a type."""
-        return frozenset(self._wildcards.get(type_url, ()))
+    def wildcards(self, type_url: str) -> Collection[Watch]:
+        """The watches that ask for everything of a type. Not to be kept."""
+        return self._wildcards.get(type_url, ())
 
-    def named(self, type_url: str, name: str) -> Iterator[Watch]:
-        """The watches that name `name`, whether or not they ask for everything besides."""
-        yield from self._by_name.get((type_url, name), ())
+    def named(self, type_url: str, name: str) -> Collection[Watch]:
+        """The watches that name `name`, whether or not they ask for everything besides. Not to be kept."""
+        return self._by_name.get((type_url, name), ())
 
 
 def _discard(table: dict[_K, set[Watch]], key: _K, watch: Watch) -> None:

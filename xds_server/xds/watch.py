@@ -13,10 +13,13 @@ from xds_server.xds.convergence import Unanswered
 from xds_server.xds.ledger import ABSENT, Ledger, Rejection
 from xds_server.xds.messages import Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER, Resource, Snapshot, TypeSnapshot
+from xds_server.xds.status import counted_as
 from xds_server.xds.subscription import LEGACY_WILDCARD_TYPES, WILDCARD, Index, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from xds_server.xds.convergence import Round
 
 WHOLE_TYPES = frozenset({CLUSTER, LISTENER})
 """Types whose SotW response carries everything: what it omits, the client removes."""
@@ -33,10 +36,37 @@ class Verdict(Enum):
 class Watch:
     """What one client wants of one type, and what it has. Compared by identity."""
 
+    __slots__ = (
+        "__weakref__",
+        "_all_dirty",
+        "_dirty",
+        "_index",
+        "_kind",
+        "_nonces",
+        "_resend",
+        "counted",
+        "foreign_nonce",
+        "fresh",
+        "held_back",
+        "inherited",
+        "ledger",
+        "retained",
+        "rounds",
+        "stream",
+        "subscription",
+        "tells_absence",
+        "type_url",
+        "unanswered",
+        "variant",
+        "whole",
+    )
+
     def __init__(self, stream: int, type_url: str, variant: Variant, index: Index) -> None:
         self.stream = stream
         self.variant = variant
         self.type_url = type_url
+        self.counted = counted_as(type_url)
+        """Its key in HubStats."""
         self.whole = variant is Variant.SOTW and type_url in WHOLE_TYPES
         self.tells_absence = variant is Variant.DELTA or self.whole
         self.subscription = Subscription()
@@ -174,6 +204,11 @@ class Watch:
         if resend:
             self._resend.update(names)
 
+    def concern(self, names: Iterable[str], made: Round) -> None:
+        """A publication has changed these names, to all of which it subscribes."""
+        self._dirty.update(names)
+        self.rounds.expect(made)
+
     @property
     def marked(self) -> bool:
         """Whether there is something to look at."""
@@ -191,7 +226,8 @@ class Watch:
     def looked(self, remaining: Iterable[str]) -> None:
         """Everything was looked at; `remaining` has to be looked at again."""
         self._all_dirty = False
-        self._dirty = set(remaining)
+        self._dirty.clear()
+        self._dirty.update(remaining)
         if self.held_back:
             self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
 
@@ -208,20 +244,22 @@ class Watch:
         for name in names if self.held_back else ():
             self.held_back.pop(name, None)
 
-    def next_nonce(self, serial: int) -> str:
-        """Name the response that goes out now, built from publication `serial`.
+    def count_response(self, serial: int) -> int:
+        """Number the response that goes out now among those of publication `serial`, from 0.
 
-        The first response of a publication has the same nonce at every client, so that clients that are
+        The first response of a publication has the same number at every client, so that clients that are
         owed the same get the very same bytes; a further one at this client has another.
         """
         last, number = self._nonces
         number = number + 1 if last == serial else 0
-        nonce = f"{serial}.{self._kind}.{number}"
-        if nonce == self.foreign_nonce:
+        if self.foreign_nonce and self.nonce(serial, number) == self.foreign_nonce:
             number += 1
-            nonce = f"{serial}.{self._kind}.{number}"
         self._nonces = serial, number
-        return nonce
+        return number
+
+    def nonce(self, serial: int, number: int) -> str:
+        """Name a response by its publication and its number there."""
+        return f"{serial}.{self._kind}.{number}"
 
     def verdict(self, name: str, snapshot: Snapshot) -> Verdict:
         """What the client lacks about `name`, whether or not it may be sent now.
@@ -229,9 +267,14 @@ class Watch:
         Nothing, while the name is withheld, or while its content is what the client rejected.
         """
         view = snapshot.of(self.type_url)
+        return self.verdict_on(name, view.resources.get(name), view, snapshot)
+
+    def verdict_on(
+        self, name: str, resource: Resource | None, view: TypeSnapshot, snapshot: Snapshot
+    ) -> Verdict:
+        """Judge as `verdict`, for who has the type's view and its resource of that name at hand."""
         if not self.subscription.covers(name) or name in view.withheld:
             return Verdict.NOTHING
-        resource = view.resources.get(name)
         version = ABSENT if resource is None else resource.version
         rejection = self.ledger.rejected.get(name)
         if rejection is not None and rejection.of(name) == version:

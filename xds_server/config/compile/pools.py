@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic.alias_generators import to_camel
 
 from xds_server.config.compile.modelmesh import model_mesh
+from xds_server.config.compile.pool_names import names_of
 from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.layout import PoolLayout
@@ -48,6 +49,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             subset_key=spec.subset_key,
             no_model=_fallback(spec.on_miss.no_model),
             not_loaded=_fallback(spec.on_miss.not_loaded),
+            names=names_of(spec.models),
             layout=PoolLayout(spec.layout.type, _shards(spec.layout.shards), spec.layout.budget),
         )
 

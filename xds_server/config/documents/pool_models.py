@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import AfterValidator, model_validator
 from pydantic.alias_generators import to_camel
 
-from xds_server.config.documents.base import NonEmpty, Once, Part, expected
+from xds_server.config.documents.base import NonEmpty, Once, expected
 from xds_server.config.documents.pool_modelmesh import ModelMeshPart, PushPart
+from xds_server.config.documents.pool_names import NamesPart
 from xds_server.config.documents.pool_runtimes import (
     KServePart,
     LlamaCppPart,
@@ -41,11 +42,13 @@ ALL_DEFAULTS = frozenset(
 )
 """Those that mean something with nothing under them."""
 
+_MAY_BE_EMPTY = ALL_DEFAULTS | {"versions"}
+
 ModelNames = Annotated[list[NonEmpty], AfterValidator(Once("model"))]
 
 
-class ModelsPart(Part):
-    """Exactly one way to learn what is loaded where."""
+class ModelsPart(NamesPart):
+    """Exactly one way to learn what is loaded where, and what else the models are called."""
 
     open_inference: OpenInferencePart | None = None
     openai: OpenAIPart | None = None
@@ -64,7 +67,7 @@ class ModelsPart(Part):
     def _empty_means_defaults(cls, value: object) -> object:
         """A way with nothing under it, such as `openInference:`, is that one with all of its defaults."""
         if isinstance(value, dict):
-            return {key: {} if each is None and key in ALL_DEFAULTS else each for key, each in value.items()}
+            return {key: {} if each is None and key in _MAY_BE_EMPTY else each for key, each in value.items()}
         return value
 
     @model_validator(mode="after")

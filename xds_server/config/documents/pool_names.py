@@ -1,0 +1,53 @@
+"""What else a pool's models are called: aliases, versions, fallbacks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, model_validator
+
+from xds_server.config.documents.base import NonEmpty, Once, OneOf, Part, expected
+from xds_server.config.problems import describe
+from xds_server.mesh.names import DefaultVersion
+
+
+def _names(value: object) -> object:
+    """One name stands for a list of one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value:
+        return value
+    raise expected("the name of a model, or a list of names")
+
+
+NamesOf = Annotated[list[NonEmpty], BeforeValidator(_names), AfterValidator(Once("name"))]
+
+
+class VersionsPart(Part):
+    """Versions as names of their own, and which of them the bare name means."""
+
+    default: Annotated[DefaultVersion, BeforeValidator(OneOf(DefaultVersion))] = DefaultVersion.ANY
+    pinned: dict[NonEmpty, NonEmpty] | None = None
+
+
+class NamesPart(Part):
+    """The further names of a pool's models. Any name may be a model, or MODEL/versions/VERSION."""
+
+    aliases: dict[NonEmpty, NamesOf] | None = None
+    versions: VersionsPart | None = None
+    fallbacks: dict[NonEmpty, NamesOf] | None = None
+    adapter_fallback: bool = True
+
+    @model_validator(mode="after")
+    def _one_step_each(self) -> NamesPart:
+        """No name leads on to another of its kind: what a request means is found in one step."""
+        aliases = self.aliases or {}
+        for alias, means in aliases.items():
+            for index, name in enumerate(means):
+                if name in aliases:
+                    found = f"{describe(name)}, an alias itself"
+                    raise expected("models, or versions of models", found, ("aliases", alias, index))
+        for name, others in (self.fallbacks or {}).items():
+            if name in others:
+                raise expected("other names than itself", describe(name), ("fallbacks", name))
+        return self
