@@ -110,7 +110,7 @@ def test_an_inference_service_is_a_document_too():
     documents = DocumentSet()
     documents.put(unit_of(value))
     (declared,) = documents.compile().configuration.declared
-    assert declared.name == "tf-mnist"
+    assert (declared.namespace, declared.model.name) == ("ml", "tf-mnist")
     del value["spec"]["predictor"]
     documents.put(unit_of(value))
     result = documents.compile()
