@@ -108,7 +108,7 @@ class DeclaredObjects:
         missing = [
             status
             for status in self.documents.watch_status()
-            if not status.listed and not status.missing_permission
+            if not status.listed and status.state is not WatchState.ABSENT
         ]
         return "; ".join(
             f"{each} not listed yet" + (f" ({each.error})" if each.error else "") for each in missing
