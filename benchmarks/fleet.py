@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import ConfigurationReplaced, ModelsReported, ModelState
+from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.model import Endpoint, EndpointId, Service, ServicePort
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, Pool
 from xds_server.mesh.routing import (
@@ -26,6 +27,8 @@ HOST = "modelmesh-serving"
 PORT = 8033
 SOURCE = "synthetic"
 _NAME_LENGTH = 12
+ONE_CLUSTER = PoolLayout(LayoutKind.SINGLE)
+"""However many models there are: what is measured is one assignment of N endpoints, by name."""
 
 
 class Fleet:
@@ -69,7 +72,7 @@ class Fleet:
             configuration=Configuration(
                 services=(Service(HOST, "default", (ServicePort(PORT, "http"),)),),
                 endpoints=endpoints,
-                pools=(Pool("default/fleet", HOST, OpenInference()),),
+                pools=(Pool("default/fleet", HOST, OpenInference(), layout=ONE_CLUSTER),),
                 gateways=(Gateway("default/fleet", (GatewayServer(8008, "http"),)),),
                 virtual_services=(VirtualService("default/fleet", ("*",), ("default/fleet",), (route,)),),
             ),

@@ -14,6 +14,7 @@ from xds_server.transport.codec import encode_response
 from xds_server.xds.status import counted_as
 
 if TYPE_CHECKING:
+    from xds_server.xds.histogram import Histogram
     from xds_server.xds.hub import Hub
     from xds_server.xds.messages import DeltaResponse, Response
 
@@ -31,6 +32,8 @@ class _Made:
     response: Response | DeltaResponse
     payload: bytes
     kind: str
+    sizes: Histogram
+    """Where its size is counted."""
 
 
 class SharedEncoder:
@@ -59,16 +62,18 @@ class SharedEncoder:
             stats.encoded[made.kind] += 1
         else:
             stats.shared[made.kind] += 1
-        stats.bytes[made.kind] += len(made.payload)
-        stats.sizes[made.kind].observe(len(made.payload))
-        return made.payload
+        payload = made.payload
+        stats.bytes[made.kind] += len(payload)
+        made.sizes.observe(len(payload))
+        return payload
 
     def _make(self, response: Response | DeltaResponse) -> _Made:
         payload = encode_response(response)
         if len(payload) >= self._warn_from:
             self._warn_from = len(payload) * 5 // 4  # again when it has grown, not with every change
             self._log.warning("large response", type=response.type_url, bytes=len(payload))
-        made = self._made[id(response)] = _Made(response, payload, counted_as(response.type_url))
+        kind = counted_as(response.type_url)
+        made = self._made[id(response)] = _Made(response, payload, kind, self._hub.stats.sizes[kind])
         self._size += len(payload)
         while self._size > self._limit and len(self._made) > 1:
             oldest = next(iter(self._made))

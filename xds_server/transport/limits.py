@@ -73,8 +73,8 @@ class PushGate:
         self._delays = delays
         self._clock = clock
         self._waiting: deque[Turn] = deque()
-        self._writing: dict[Turn, float] = {}
-        """Since when each push is being written, by the clock; the longest first."""
+        self.writing: dict[Turn, float] = {}
+        """Since when each push is being written, by the clock; the longest first. Kept by the turns."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -100,14 +100,6 @@ class PushGate:
         """Let `turn` wait no longer."""
         self._waiting.remove(turn)
 
-    def began(self, turn: Turn, now: float) -> None:
-        """The push of `turn` is being written from `now` on."""
-        self._writing[turn] = now
-
-    def ended(self, turn: Turn) -> None:
-        """The push of `turn` is no longer being written."""
-        self._writing.pop(turn, None)
-
     def pass_on(self) -> None:
         """A place is free: whoever has waited longest has it."""
         if self._waiting:
@@ -118,7 +110,7 @@ class PushGate:
     def _watch(self) -> None:
         """Look again when the push that is written longest has become slow."""
         now = self._clock()
-        since = next(iter(self._writing.values()), now)
+        since = next(iter(self.writing.values()), now)
         rest = max(0.0, since + SLOW_PUSH - now)
         self._timer = asyncio.get_running_loop().call_later(rest, self._hurry)
 
@@ -126,11 +118,11 @@ class PushGate:
         """Give the places of slow pushes to those who wait."""
         self._timer = None
         slow_since = self._clock() - SLOW_PUSH
-        while self._waiting and self._writing:
-            turn, since = next(iter(self._writing.items()))
+        while self._waiting and self.writing:
+            turn, since = next(iter(self.writing.items()))
             if since > slow_since:
                 break
-            del self._writing[turn]
+            del self.writing[turn]
             turn.lose_place()
             self.pass_on()
         if self._waiting:
@@ -180,7 +172,7 @@ class Turn:
     def begin(self, now: float) -> None:
         """Whatever was asked for until `now`, by the gate's clock, is seen to in this turn."""
         self._again = False
-        self._gate.began(self, now)
+        self._gate.writing[self] = now
 
     def lose_place(self) -> None:
         """It takes too long. Called by the gate."""
@@ -202,6 +194,6 @@ class Turn:
 
     def _give_back(self) -> None:
         at, self._at = self._at, _At.REST
-        self._gate.ended(self)
+        self._gate.writing.pop(self, None)
         if at is _At.INSIDE:
             self._gate.pass_on()

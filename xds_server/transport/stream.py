@@ -76,8 +76,12 @@ class Stream:
         self._lifetime = lifetime
         self._meter = meter
         self._max_request = max_request
-        self._go = asyncio.Event()
-        self._turn = Turn(pushes, self._go.set)
+        self._loop = asyncio.get_running_loop()
+        self._go = False
+        """It is the writer's turn, or the end."""
+        self._asleep: asyncio.Future[None] | None = None
+        """What the writer waits for meanwhile."""
+        self._turn = Turn(pushes, self._come)
         self._timer: asyncio.TimerHandle | None = None
         self._woken_at: float | None = None
         self._over = asyncio.Event()
@@ -113,7 +117,7 @@ class Stream:
             self._over.set()
             self._session.close()
             self._refused.cancel()
-            self._go.set()
+            self._come()
             for task in others:
                 task.cancel()
             # A message that is under way cannot be taken back, and gRPC tells the client of the end only
@@ -163,13 +167,21 @@ class Stream:
             self._woken_at = self._hub.clock()
         self._turn.ask()
 
+    def _come(self) -> None:
+        """Wake the writer; an event would cost it another coroutine each time."""
+        self._go = True
+        if self._asleep is not None and not self._asleep.done():
+            self._asleep.set_result(None)
+
     async def _write(self) -> None:
         """Write what is owed, whenever something is and it is this stream's turn."""
-        # One coroutine: each that is within another is resumed with it.
+        # One coroutine: each one within another is resumed with it.
         try:
             while True:
-                await self._go.wait()
-                self._go.clear()
+                if not self._go:
+                    self._asleep = self._loop.create_future()
+                    await self._asleep
+                self._go = False
                 if self._over.is_set():
                     return
                 for response in self._owed():
@@ -201,7 +213,7 @@ class Stream:
         deadline = self._session.next_deadline()
         if deadline is not None:
             rest = max(0.0, deadline - self._hub.clock())
-            self._timer = asyncio.get_running_loop().call_later(rest, self._on_wake)
+            self._timer = self._loop.call_later(rest, self._on_wake)
 
     def _connected(self) -> None:
         node = self._session.node

@@ -185,5 +185,6 @@ class Hub:
 
     def notify(self) -> None:
         """Called by a session after an ACK or NACK."""
-        for callback in tuple(self._listeners.values()):
-            callback()
+        if self._listeners:
+            for callback in tuple(self._listeners.values()):
+                callback()

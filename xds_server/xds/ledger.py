@@ -80,8 +80,8 @@ class Ledger:
             if rejection is not None and rejection not in self.superseded:
                 self.superseded.append(rejection)
 
-    def acknowledge(self, now: float) -> frozenset[str]:
-        """The outstanding response was accepted. Returns names that deserve another try.
+    def acknowledge(self, now: float) -> tuple[Sent, frozenset[str]]:
+        """The outstanding response was accepted. Returns it, and names that deserve another try.
 
         Envoy stops at the first resource that it cannot apply, so a good one may have been rejected
         with a bad one. Once a later version of one of them is accepted the others are tried once more,
@@ -92,12 +92,12 @@ class Ledger:
         self.held.update(sent.contents)
         self.through.update(sent.through)
         if not self.superseded:
-            return _NONE
+            return sent, _NONE
         retry = {name for name, rejection in self.rejected.items() if rejection in self.superseded}
         self.superseded.clear()
         for name in retry:
             del self.rejected[name]
-        return frozenset(retry)
+        return sent, frozenset(retry)
 
     def reject(self, error: str, now: float) -> Rejection:
         """The outstanding response was refused; its content is not sent again until it differs."""

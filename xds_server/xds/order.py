@@ -26,9 +26,14 @@ def rank(type_url: str) -> int:
     return _RANK.get(type_url, len(_RANK))
 
 
+def waits_for_nothing(resource: Resource) -> bool:
+    """Whether `resource` goes out whatever the client has of other types."""
+    return resource.type_url == ENDPOINT or not resource.requires
+
+
 def waits(watch: Watch, resource: Resource, watches: Mapping[str, Watch], snapshot: Snapshot) -> bool:
     """Whether `resource` should wait for what it requires. Assignments never wait: clusters warm on them."""
-    if watch.type_url == ENDPOINT:
+    if waits_for_nothing(resource):
         return False
     return any(
         rank(type_url) < rank(watch.type_url) and not _settled(type_url, name, watches, snapshot)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from xds_server.xds.ledger import Sent
-    from xds_server.xds.messages import DeltaResponse, Response
+    from xds_server.xds.messages import DeltaResponse, Response, Variant
     from xds_server.xds.model import Resource, TypeSnapshot
     from xds_server.xds.watch import Watch
 
@@ -47,6 +47,7 @@ class Plans:
 
     def __init__(self) -> None:
         self._plans: dict[tuple[object, ...], Plan] = {}
+        self._alone: dict[tuple[Variant, int, str], Plan] = {}
         self._responses: dict[Response | DeltaResponse, Response | DeltaResponse] = {}
 
     def partial(
@@ -62,6 +63,14 @@ class Plans:
             plan = Plan(view.version, resources, removed, contents)
             _remember(self._plans, key, plan)
         return plan
+
+    def alone(self, variant: Variant, view: TypeSnapshot, name: str) -> Plan | None:
+        """Find the plan to send this name's content and nothing else, if any client was sent it."""
+        return self._alone.get((variant, id(view), name))
+
+    def keep_alone(self, variant: Variant, view: TypeSnapshot, name: str, plan: Plan) -> None:
+        """Keep what `alone` finds. The publication that these plans are of has the view for as long."""
+        _remember(self._alone, (variant, id(view), name), plan)
 
     def shared(self, response: Response | DeltaResponse) -> Response | DeltaResponse:
         """Find the object that is equal to `response` and that other clients get, or make it that."""

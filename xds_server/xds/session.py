@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xds_server.xds.hub import Hub
+    from xds_server.xds.model import TypeSnapshot
     from xds_server.xds.plan import Issue, Plan
     from xds_server.xds.snapshot import Move
 
@@ -195,9 +196,8 @@ class Session:
         return min(ends) if ends else None
 
     def _owed(self, watch: Watch) -> Plan | None:
-        plan = self._plan(watch) if watch.marked else None
-        renewed = self._renewed(watch) if self._heart.beats else ()
-        if not renewed:
+        plan = self._shared_plan(watch) if watch.marked else None
+        if not self._heart.beats or not (renewed := self._renewed(watch)):
             return plan
         return heartbeat.joined(plan, renewed, self.snapshot.of(watch.type_url).version)
 
@@ -207,8 +207,23 @@ class Session:
             return ()
         return heartbeat.renewed(watch, self.snapshot.of(watch.type_url))
 
-    def _plan(self, watch: Watch) -> Plan | None:
+    def _shared_plan(self, watch: Watch) -> Plan | None:
+        """What others have been sent of this publication, where nothing tells this watch apart from them."""
         view = self.snapshot.of(watch.type_url)
+        lone = watch.lone()
+        if lone is None:
+            return self._plan(watch, view)
+        plan = self._hub.plans.alone(watch.variant, view, lone)
+        if plan is not None and watch.ledger.held.get(lone) != plan.contents[lone]:
+            watch.looked(())
+            return plan
+        plan = self._plan(watch, view)
+        resource = view.resources.get(lone)
+        if plan is not None and resource is not None and order.waits_for_nothing(resource):
+            self._hub.plans.keep_alone(watch.variant, view, lone, plan)
+        return plan
+
+    def _plan(self, watch: Watch, view: TypeSnapshot) -> Plan | None:
         if watch.whole and any(watch.subscription.covers(name) for name in view.withheld):
             watch.held_back.clear()
             return None  # an omission would be read as a removal
@@ -237,7 +252,7 @@ class Session:
 
     def _waits(self, watch: Watch, name: str, resource: Resource | None) -> bool:
         """Whether what is owed about `name` has to wait for another type of this stream."""
-        if not self.aggregated or (resource is not None and not resource.requires):
+        if not self.aggregated:
             return False
         if resource is not None:
             waits = order.waits(watch, resource, self.watches, self.snapshot)

@@ -50,6 +50,7 @@ class Watch:
         "held_back",
         "inherited",
         "ledger",
+        "marked",
         "retained",
         "rounds",
         "stream",
@@ -89,6 +90,8 @@ class Watch:
         """The publication of the last response, and how many it had before it."""
         self._kind = str(ORDER.index(type_url)) if type_url in ORDER else type_url
         self._index = index
+        self.marked = False
+        """There may be something to look at."""
         self._dirty: set[str] = set()
         self._all_dirty = False
         self._resend: set[str] = set()
@@ -102,6 +105,7 @@ class Watch:
             self.subscribe_all()
             self.subscription.legacy = True
         self.unanswered |= self.whole
+        self.marked |= self.unanswered
 
     def inherit(self, versions: Mapping[str, str]) -> None:
         """Take over what the client says it holds from an earlier stream."""
@@ -124,6 +128,7 @@ class Watch:
             self._index.add(self, name)
         self.ledger.rejected.pop(name, None)
         self._dirty.add(name)
+        self.marked = True
         if resend:
             self._resend.add(name)
 
@@ -138,6 +143,7 @@ class Watch:
         self._index.discard(self, name)
         if self.subscription.wildcard:
             self._dirty.add(name)
+            self.marked = True
             self._resend.add(name)
         else:
             self._forget(name)
@@ -149,7 +155,7 @@ class Watch:
             return
         self.subscription.wildcard = True
         self._index.add(self, WILDCARD)
-        self._all_dirty = True
+        self._all_dirty = self.marked = True
         self.unanswered = self.tells_absence and not self.inherited
 
     def unsubscribe_all(self) -> None:
@@ -179,9 +185,13 @@ class Watch:
 
     def acknowledge(self, now: float) -> None:
         """The outstanding response was accepted."""
-        sent = self.ledger.outstanding
-        self._dirty |= self.ledger.acknowledge(now)
-        for name, version in sent.contents.items() if sent else ():
+        sent, retry = self.ledger.acknowledge(now)
+        if retry:
+            self._dirty |= retry
+            self.marked = True
+        if sent.contents.keys() <= self.subscription.names:
+            return
+        for name, version in sent.contents.items():
             if name in self.subscription.names:
                 continue
             if version == ABSENT or not self.subscription.wildcard:
@@ -200,19 +210,30 @@ class Watch:
     def mark(self, names: Iterable[str], *, resend: bool = False) -> None:
         """Look at these names again; `resend`: whatever the client has of them."""
         names = [name for name in names if self.subscription.covers(name)]
-        self._dirty.update(names)
-        if resend:
-            self._resend.update(names)
+        if names:
+            self._dirty.update(names)
+            self.marked = True
+            if resend:
+                self._resend.update(names)
 
     def concern(self, names: Iterable[str], made: Round) -> None:
         """A publication has changed these names, to all of which it subscribes."""
         self._dirty.update(names)
+        self.marked = True
         self.rounds.expect(made)
 
-    @property
-    def marked(self) -> bool:
-        """Whether there is something to look at."""
-        return self._all_dirty or self.unanswered or bool(self._dirty)
+    def lone(self) -> str | None:
+        """The name to look at, where it is the only one and nothing else is the matter; else None.
+
+        What such a watch is owed depends on nothing but that name and what it holds of it.
+        """
+        dirty = self._dirty
+        if len(dirty) != 1 or self._all_dirty or self.unanswered or self._resend or self.held_back:
+            return None
+        name = next(iter(dirty))
+        if self.whole or self.ledger.rejected or not self.subscription.covers(name):
+            return None
+        return name
 
     def candidates(self, view: TypeSnapshot) -> list[str]:
         """The names to look at, in order."""
@@ -228,6 +249,7 @@ class Watch:
         self._all_dirty = False
         self._dirty.clear()
         self._dirty.update(remaining)
+        self.marked = bool(self._dirty) or self.unanswered
         if self.held_back:
             self.held_back = {name: at for name, at in self.held_back.items() if name in self._dirty}
 
@@ -238,7 +260,9 @@ class Watch:
 
     def told(self, names: Iterable[str]) -> None:
         """These names are in the response that goes out now."""
-        self.unanswered = False
+        if self.unanswered:
+            self.unanswered = False
+            self.marked = self._all_dirty or bool(self._dirty)
         if self._resend:
             self._resend.difference_update(names)
         for name in names if self.held_back else ():
