@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver install-triton demo test check format bench soak lock envoy-files crd clean
+.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak lock envoy-files crd clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ ifeq ($(RUNTIME),mlserver)
 endif
 	$(BIN)/python -m xds_server.demo --runtime $(RUNTIME) $(if $(KEEP),--keep) $(DEMO_FLAGS)
 
+demo-modelmesh: $(VENV)/.installed ## the seed's story on a ModelMesh: real etcd, four pods, real Envoy
+	$(BIN)/python -m xds_server.demo.modelmesh $(DEMO_FLAGS)
+
 test: $(VENV)/.installed $(MLSERVER_VENV)/.installed $(KUBECTL) $(TRITON_VENV)/.installed ## every test, on real Envoy, MLServer and Triton
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
@@ -63,9 +66,10 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed ## READY to the first request, and what a change costs beside a bare server
+bench: $(VENV)/.installed ## READY to the first request, a change beside a bare server, the start in a cluster
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
 	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
+	$(BIN)/python -m benchmarks.kubernetes_start $(KUBERNETES_FLAGS)
 
 soak: $(VENV)/.installed ## ten minutes of clients that come and go: all in sync, nothing left behind
 	$(BIN)/python -m benchmarks.soak $(SOAK_FLAGS)

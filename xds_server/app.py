@@ -21,7 +21,7 @@ from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced, EndpointsChanged
 from xds_server.mesh.mesh import Mesh
-from xds_server.mesh.pools import ModelMesh
+from xds_server.mesh.pools import ModelMesh, Push
 from xds_server.moves import Mover
 from xds_server.publisher import Publisher
 from xds_server.resources.builder import Builder, BuildOptions
@@ -32,6 +32,7 @@ from xds_server.sources.kubernetes.declared import DeclaredObjects, WholeCluster
 from xds_server.sources.kubernetes.source import KubernetesSource
 from xds_server.sources.modelmesh.source import ModelMeshSource
 from xds_server.sources.modelmesh.source import targets as modelmesh_targets
+from xds_server.sources.reports.source import ReportSource
 from xds_server.sources.runtimes.poller import Poller
 from xds_server.sources.runtimes.targets import target_of, targets
 from xds_server.transport.server import XdsServer
@@ -126,7 +127,8 @@ class Server:
         )
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
-        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates)
+        self.reports = ReportSource(self._emit, clock=self._clock)
+        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates, self.reports)
         self.clients = (
             None
             if options.clients is None
@@ -251,6 +253,7 @@ class Server:
         if isinstance(event, ConfigurationReplaced):
             self.poller.set_targets(targets(self.mesh.routing, self.mesh.services()))
             self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
+            self.reports.set_targets(self.mesh.services())
             if self.kubernetes is not None:
                 self.kubernetes.follow(event)
             self._services_changed()
@@ -292,7 +295,8 @@ class Server:
         self.poller.change_targets(
             {key: None if each is None else target_of(each, pool) for key, each in found.items()}
         )
-        if pool is not None and isinstance(pool.discovery, ModelMesh):
+        if pool is not None and isinstance(pool.discovery, ModelMesh | Push):
+            self.reports.set_targets(self.mesh.services())
             self.modelmesh.set_targets(modelmesh_targets(self.mesh.routing, self.mesh.services()))
 
     def _on_change(self) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xds_server import __version__, cli_plan
+from xds_server import __version__, cli_plan, cli_report
 from xds_server.cli_kubernetes import UsageError
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
@@ -145,6 +145,9 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="PATH",
         help="the same with this Envoy binary (the one on PATH, else the one installed beside xds-server)",
     )
+    sub.add_argument(
+        "--kubernetes", action="store_true", help="for serve --kubernetes: hosts may be a cluster's Services"
+    )
 
     sub = _add(commands, "render", _render, "print what an Envoy would be sent, and what was implied")
     sub.add_argument("directory", type=Path, metavar="DIR")
@@ -169,6 +172,15 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         epilog=cli_plan.EPILOG,
     )
     cli_plan.add_plan_options(sub)
+
+    sub = _add(
+        commands,
+        "report",
+        cli_report.run,
+        "tell servers, or the pod's annotation, which models the runtime beside it has",
+        epilog=cli_report.EPILOG,
+    )
+    cli_report.add_report_options(sub)
 
 
 def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -270,6 +282,7 @@ def _check(options: argparse.Namespace) -> int:
         options.directory,
         with_envoy=options.envoy or options.envoy_path is not None,
         envoy_path=options.envoy_path,
+        cluster=options.kubernetes,
     )
 
 

@@ -37,6 +37,12 @@ async def test_a_short_soak_leaves_everyone_in_sync_and_nothing_behind() -> None
     assert said.splitlines()[-1].startswith("everyone in sync")
 
 
+async def test_a_small_cluster_is_measured_beside_documents() -> None:
+    code, said = await run("-m", "benchmarks.kubernetes_start", "--quick")
+    assert code == 0, said
+    assert said.splitlines()[-1].startswith("| ms to a change's arrival | ")
+
+
 @pytest.mark.parametrize("size", [0, 1, 200, 70_000])
 def test_a_responses_head_is_read_past_its_resources(size: int) -> None:
     resources = (Resource(ENDPOINT, "a", b"x" * size, "v"),) * 2

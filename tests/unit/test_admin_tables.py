@@ -47,6 +47,7 @@ def service(*endpoints: dict[str, Any], **more: Any) -> dict[str, Any]:
         "subset_key": "modelmesh.asm.alibabacloud.com",
         "known": True,
         "stale": False,
+        "known_models": [],
         "endpoints": list(endpoints),
     } | more
 
@@ -108,6 +109,18 @@ def test_of_several_sources_the_failing_one_is_named() -> None:
         )
     )
     assert "1: modelmesh lost for 1 min: etcd is out of reach" in lines
+
+
+def test_known_models_that_are_not_loaded_are_told_with_their_states() -> None:
+    known = [
+        {"name": "bad", "state": "FailedToLoad", "reason": "no such file"},
+        {"name": "rest", "state": "Standby", "reason": ""},
+        {"name": "tf-mnist", "state": "Loaded", "reason": ""},
+    ]
+    lines = shown(status(services=[service(endpoint(1, routed=["tf-mnist"]), known_models=known)]))
+    assert "3 models are known, 2 of them not loaded" in lines
+    assert "    bad: FailedToLoad: no such file\n    rest: Standby\n" in lines
+    assert "tf-mnist: Loaded" not in lines
 
 
 def test_the_whole_status() -> None:

@@ -69,6 +69,14 @@ class SourceRecord(TypedDict):
     failure: FailureRecord | None
 
 
+class KnownRecord(TypedDict):
+    """A model that clients of a ModelMesh may ask for; `state` as KServe says it: Loaded, Standby, ..."""
+
+    name: str
+    state: str
+    reason: str
+
+
 class EndpointRecord(TypedDict):
     """One replica. `routed`: the models that Envoy is told of. Ages in seconds.
 
@@ -100,6 +108,7 @@ class ServiceRecord(TypedDict):
     subset_key: str | None
     known: bool
     stale: bool
+    known_models: list[KnownRecord]
     endpoints: list[EndpointRecord]
 
 

@@ -57,6 +57,10 @@ def service(mesh: Mesh, host: str, now: float) -> ServiceRecord:
         "subset_key": picture.pool.subset_key if picture.pool is not None else None,
         "known": picture.known,
         "stale": is_stale(statuses),
+        "known_models": [
+            {"name": model.name, "state": model.state.value, "reason": model.reason}
+            for model in mesh.known_models(host).values()
+        ],
         "endpoints": [_endpoint(status, now) for status in statuses],
     }
 

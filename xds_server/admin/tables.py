@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ConfigRecord,
         EndpointRecord,
         ImpliedRecord,
+        KnownRecord,
         ServiceRecord,
         Status,
         WithdrawalRecord,
@@ -146,6 +147,17 @@ def _service(service: ServiceRecord, out: Console) -> None:
     _replicas(service["endpoints"], out)
     out.print()
     _models(service["endpoints"], out)
+    _known(service["known_models"], out)
+
+
+def _known(models: list[KnownRecord], out: Console) -> None:
+    """The models that a ModelMesh knows and that no replica has; what is not even here is unknown."""
+    absent = [model for model in models if model["state"] != "Loaded"]
+    if models:
+        out.print(Text(f"  {len(models)} models are known, {len(absent)} of them not loaded", "dim"))
+    for model in absent:
+        reason = f": {plain(model['reason'])}" if model["reason"] else ""
+        out.print(_indented(f"{plain(model['name'])}: {model['state']}{reason}", 4))
 
 
 def _replicas(endpoints: list[EndpointRecord], out: Console) -> None:

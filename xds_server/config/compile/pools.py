@@ -13,7 +13,7 @@ from xds_server.config.problems import describe, join_or
 from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
 from xds_server.mesh.policies import Fallback
-from xds_server.mesh.pools import Pool, Push, StaticModels
+from xds_server.mesh.pools import Annotations, Pool, Push, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,6 +108,8 @@ def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -
         return model_mesh(document.place, models.model_mesh, endpoints, context)
     if models.push is not None:
         return Push(models.push.grace)
+    if models.annotations is not None:
+        return Annotations()
     way = asked(models)
     if way is not None:
         field, discovery = way
