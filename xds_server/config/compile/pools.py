@@ -8,6 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from xds_server.config.compile.modelmesh import model_mesh
 from xds_server.config.compile.pool_names import names_of
+from xds_server.config.compile.pool_request import request_names
 from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.layout import PoolLayout
@@ -51,6 +52,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             not_loaded=_fallback(spec.on_miss.not_loaded),
             names=names_of(spec.models),
             layout=PoolLayout(spec.layout.type, _shards(spec.layout.shards), spec.layout.budget),
+            request=request_names(spec.request),
         )
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from xds_server.config.documents.base import Host, NonEmpty, OneOf, Part
 from xds_server.config.documents.pool_layout import LayoutPart
 from xds_server.config.documents.pool_models import ModelsPart
+from xds_server.config.documents.pool_request import RequestPart
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY
 
 
@@ -33,5 +34,6 @@ class ModelPoolSpec(Part):
     host: Host
     subset_key: NonEmpty = DEFAULT_SUBSET_KEY
     models: ModelsPart
+    request: RequestPart = Field(default_factory=RequestPart)
     on_miss: OnMissPart = Field(default_factory=OnMissPart)
     layout: LayoutPart = Field(default_factory=LayoutPart)
