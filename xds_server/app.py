@@ -134,23 +134,27 @@ class Server:
             if options.clients is None
             else ClientsSource(options.clients, self.xds.allow, clock=self._clock)
         )
-        state = AdminState(
-            mesh=self.mesh,
-            hub=self.hub,
-            mover=self.mover,
-            files=self.files,
-            publisher=self.publisher,
-            poller=self.poller,
-            made_of=self.builder.state,
-            readiness=self.readiness,
-            certificates=self.certificates,
-            clients=self.clients,
-            kubernetes=self._cluster(),
-            metrics_per_client=options.metrics_per_client,
-            clock=self._clock,
+        self.admin = AdminServer(
+            AdminState(
+                mesh=self.mesh,
+                hub=self.hub,
+                mover=self.mover,
+                files=self.files,
+                publisher=self.publisher,
+                poller=self.poller,
+                made_of=self.builder.state,
+                readiness=self.readiness,
+                certificates=self.certificates,
+                clients=self.clients,
+                kubernetes=self._cluster(),
+                registries=lambda: self.modelmesh.readers,
+                reporters=lambda: self.reports.reporters,
+                metrics_per_client=options.metrics_per_client,
+                clock=self._clock,
+            ),
+            options.admin,
         )
-        self.admin = AdminServer(state, options.admin)
-        self.probes = None if options.probes is None else ProbeServer(state, options.probes)
+        self.probes = None if options.probes is None else ProbeServer(self.admin.state, options.probes)
 
     async def read(self) -> tuple[Problem | str, ...]:
         """Read every file for the first time. Returns what is wrong with them."""
