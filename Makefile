@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak lock envoy-files crd clean
+.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak bench-scale lock protos envoy-files crd clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,15 @@ bench: $(VENV)/.installed ## READY to the first request, a change beside a bare 
 	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
 	$(BIN)/python -m benchmarks.kubernetes_start $(KUBERNETES_FLAGS)
 
+bench-scale: $(VENV)/.installed ## what a change costs Envoy in one cluster and in shards; a fleet without Envoys
+	$(BIN)/python -m benchmarks.scale $(SCALE_FLAGS)
+	$(BIN)/python -m benchmarks.fleet_simulation $(FLEET_FLAGS)
+
 soak: $(VENV)/.installed ## ten minutes of clients that come and go: all in sync, nothing left behind
 	$(BIN)/python -m benchmarks.soak $(SOAK_FLAGS)
+
+protos: $(VENV)/.installed ## compile protos/ to the descriptor set that Envoy gets
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --include_imports --descriptor_set_out=xds_server/resources/open_inference.pb protos/open_inference.proto
 
 envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 > envoy/gateway.yaml

@@ -137,6 +137,7 @@ class Server:
                 files=self.files,
                 publisher=self.publisher,
                 poller=self.poller,
+                made_of=self.builder.state,
                 readiness=self.readiness,
                 certificates=self.certificates,
                 clients=self.clients,

@@ -121,6 +121,11 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     sub.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label; repeatable")
     sub.add_argument("--sotw", action="store_true", help="state-of-the-world xDS instead of delta")
+    sub.add_argument(
+        "--per-model",
+        action="store_true",
+        help="for pools of layout perModel: clusters made on demand, few stats of each",
+    )
     add_bootstrap_tls_options(sub)
 
 
@@ -261,6 +266,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
         admin=options.admin,
         labels=options.label,
         delta=not options.sotw,
+        per_model=options.per_model,
         tls=options.tls,
         tls_ca=options.tls_ca,
         tls_cert=options.tls_cert,

@@ -124,6 +124,7 @@ def bootstrap(
     tls_cert: str | None = None,
     tls_key: str | None = None,
     tls_server_name: str | None = None,
+    per_model: bool = False,
 ) -> int:
     """Print an Envoy bootstrap; returns the exit code."""
     given = {"--tls-ca": tls_ca, "--tls-cert": tls_cert, "--tls-key": tls_key}
@@ -139,6 +140,7 @@ def bootstrap(
             labels=_labels(labels),
             delta=delta,
             tls=_tls(tls_ca, tls_cert, tls_key, tls_server_name) if tls else None,
+            per_model=per_model,
         )
     except ValueError as error:
         return _fail(str(error), code=2)

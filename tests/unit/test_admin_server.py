@@ -10,7 +10,7 @@ import pytest
 from admin_world import Files, Readiness, admin_of, state_of
 from moves_world import HOST, FakeEnvoy, World, refused
 
-from xds_server.admin import guard
+from xds_server.admin import guard, layouts
 from xds_server.admin.server import AdminServer
 from xds_server.config.problems import Problem
 from xds_server.mesh.events import FailureKind
@@ -334,3 +334,16 @@ async def test_status_of_bad_documents(world: World) -> None:
     (told,) = status["config"]["problems"]
     assert told["text"] == str(problem)
     assert told["field"] == "spec.servers"
+
+
+async def test_status_says_which_layout_was_chosen_and_why(world: World) -> None:
+    async with admin_of(world) as admin:
+        _, told = await admin.get("/status")
+        assert told["services"][0]["layout"] is None  # nothing tells what was made of it
+    async with admin_of(world, made_of=world.builder.state) as admin:
+        _, told = await admin.get("/status")
+    layout = next(each["layout"] for each in told["services"] if each["host"] == HOST)
+    assert (layout["asked"], layout["layout"]) == ("auto", "single")
+    assert (layout["clusters"], layout["former"]) == (1, 0)
+    assert layout["why"] == "one cluster stays within 5 ms a change"
+    assert layouts.said(layout).startswith("layout single (auto): 1 cluster; 0.0")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from xds_server.admin.kubernetes import KubernetesRecord
+    from xds_server.admin.layouts import LayoutRecord
 
 
 class ProblemRecord(TypedDict):
@@ -106,6 +107,7 @@ class ServiceRecord(TypedDict):
     namespace: str
     pool: str | None
     subset_key: str | None
+    layout: LayoutRecord | None
     known: bool
     stale: bool
     known_models: list[KnownRecord]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server import __version__
-from xds_server.admin import clients, implied, kubernetes
+from xds_server.admin import clients, implied, kubernetes, layouts
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def build(state: AdminState) -> Status:
     """The whole status."""
     now = state.clock()
-    services = [service(state.mesh, host, now) for host in state.mesh.services()]
+    services = [service(state, host, now) for host in state.mesh.services()]
     return {
         "version": __version__,
         "started_at": state.readiness.started_at,
@@ -46,8 +46,9 @@ def build(state: AdminState) -> Status:
     }
 
 
-def service(mesh: Mesh, host: str, now: float) -> ServiceRecord:
+def service(state: AdminState, host: str, now: float) -> ServiceRecord:
     """One service with its endpoints; `now` in seconds since the epoch."""
+    mesh = state.mesh
     picture = mesh.service(host)
     statuses = mesh.status(host)
     return {
@@ -55,6 +56,7 @@ def service(mesh: Mesh, host: str, now: float) -> ServiceRecord:
         "namespace": picture.service.namespace,
         "pool": picture.pool.name if picture.pool is not None else None,
         "subset_key": picture.pool.subset_key if picture.pool is not None else None,
+        "layout": layouts.record(state.made_of(host)),
         "known": picture.known,
         "stale": is_stale(statuses),
         "known_models": [

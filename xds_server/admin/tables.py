@@ -13,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from xds_server.admin import layouts
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -137,6 +139,8 @@ def _service(service: ServiceRecord, out: Console) -> None:
     out.print(Text(f"\nservice {plain(service['host'])}", "bold"))
     if service["pool"] is not None:
         out.print(f"ModelPool {plain(service['pool'])}, key {plain(service['subset_key'] or '')}")
+    if (layout := service.get("layout")) is not None:
+        out.print(layouts.said(layout))
     if service["stale"]:
         out.print(Text("STALE: no replica can be read; the last picture stays in force", "yellow"))
     if not service["known"]:
