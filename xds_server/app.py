@@ -142,6 +142,8 @@ class Server:
                 certificates=self.certificates,
                 clients=self.clients,
                 kubernetes=self.kubernetes,
+                registries=lambda: self.modelmesh.readers,
+                reporters=lambda: self.reports.reporters,
                 metrics_per_client=options.metrics_per_client,
                 clock=self._clock,
             ),
