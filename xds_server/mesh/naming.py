@@ -44,7 +44,13 @@ def with_names(route: Route, pools: Mapping[str, Pool], services: Mapping[str, S
     names = used[0].request
     headers = tuple(dict.fromkeys([*mapped, *names.headers]))
     return replace(
-        route, naming=Naming(replace(names, headers=headers), keys, transcode=_speak_grpc(route, services))
+        route,
+        naming=Naming(
+            replace(names, headers=headers),
+            keys,
+            transcode=_speak_grpc(route, services),
+            misses=used[0].misses,
+        ),
     )
 
 

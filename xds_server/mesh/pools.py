@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from xds_server.mesh.layout import AUTO, PoolLayout
+from xds_server.mesh.misses import NO_MISSES, Misses
 from xds_server.mesh.names import NO_NAMES, Names
 from xds_server.mesh.request import MODEL_HEADERS, RequestNames
 
@@ -169,3 +170,4 @@ class Pool:
     names: Names = NO_NAMES
     layout: PoolLayout = AUTO
     request: RequestNames = field(default_factory=RequestNames)
+    misses: Misses = NO_MISSES

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from xds_server.mesh.misses import NO_MISSES, Misses
+
 MODEL_HEADERS = ("model", "mm-model-id", "mm-vmodel-id")
 """Of these the first that a request has names its model: the seed's own, then ModelMesh's."""
 
@@ -108,9 +110,12 @@ class RequestNames:
 class Naming:
     """What a route to pools does with a request's model: `keys` are the subset keys that get its name.
 
+    `misses`: what callers are told where nobody has it.
+
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
     """
 
     names: RequestNames
     keys: tuple[str, ...]
     transcode: bool = False
+    misses: Misses = NO_MISSES

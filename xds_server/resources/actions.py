@@ -14,6 +14,7 @@ import envoy_data_plane.envoy.type.matcher.v3 as matcher
 from xds_server.mesh.request import MODEL_HEADER
 from xds_server.mesh.routing import UNRESOLVED
 from xds_server.resources import by_model
+from xds_server.resources.filters import OWN_NAMESPACE
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
 from xds_server.resources.shards import SINGLE
 
@@ -197,12 +198,13 @@ def added_header(name: str, value: str) -> core_v3.HeaderValueOption:
     )
 
 
-def header_mapping(mapping: Sequence[HeaderToKey]) -> Any | None:
+def header_mapping(mapping: Sequence[HeaderToKey], marks: Mapping[str, str]) -> Any | None:
     """Write the route's own rules from headers to subset metadata, in the order given; None without any.
 
-    An absent header writes nothing: the request then meets the cluster's own fallback.
+    An absent header writes nothing: the request then meets the cluster's own fallback. `marks` are written
+    for every request, as metadata of ours.
     """
-    if not mapping:
+    if not mapping and not marks:
         return None
     return packed(
         header_to_metadata.Config(
@@ -216,6 +218,15 @@ def header_mapping(mapping: Sequence[HeaderToKey]) -> Any | None:
                     ),
                 )
                 for each in mapping
+            ]
+            + [
+                header_to_metadata.ConfigRule(
+                    header=":path",
+                    on_header_present=header_to_metadata.ConfigKeyValuePair(
+                        metadata_namespace=OWN_NAMESPACE, key=key, value=value
+                    ),
+                )
+                for key, value in marks.items()
             ]
         )
     )

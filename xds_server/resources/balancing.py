@@ -41,6 +41,10 @@ _SELECTOR_LEVEL = {
 }
 
 
+_NO_LIST = subset.SubsetLbSubsetMetadataFallbackPolicy.METADATA_NO_FALLBACK
+_LIST = subset.SubsetLbSubsetMetadataFallbackPolicy.FALLBACK_LIST
+"""Requests bring what to look for in order: their model, then the one that stands in for it."""
+
 CHOICES = 4
 """How many endpoints LEAST_REQUEST draws, with replacement, to take the one with the fewest requests.
 
@@ -63,6 +67,7 @@ def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancing
     message = subset.Subset(
         fallback_policy=_CLUSTER_LEVEL[without_criteria(policy, pool)],
         default_subset=struct(policy.default_subset) if policy.default_subset else None,
+        metadata_fallback_policy=_LIST if pool is not None and pool.misses.falls_back else _NO_LIST,
         list_as_any=True,
         allow_redundant_keys=True,
         subset_selectors=[

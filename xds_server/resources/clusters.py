@@ -97,7 +97,7 @@ def _of_policy(policy: Policy | None) -> tuple[object, ...]:
 
 
 def _of_pool(pool: Pool | None) -> tuple[object, ...]:
-    return () if pool is None else (pool.subset_key, pool.no_model, pool.not_loaded)
+    return () if pool is None else (pool.subset_key, pool.no_model, pool.not_loaded, pool.misses.falls_back)
 
 
 def _identity(name: str) -> bytes:

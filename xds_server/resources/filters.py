@@ -130,7 +130,7 @@ def _grpc_fields() -> grpc_field_extraction.GrpcFieldExtractionConfig:
 
 def _script() -> lua.Lua:
     return lua.Lua(
-        default_source_code=core.DataSource(inline_string=(_HERE / "request.lua").read_text("utf-8")),
+        default_source_code=core.DataSource(inline_string=script()),
         # The script says itself when the route is to be looked for again.
         clear_route_cache=False,
     )
@@ -147,6 +147,12 @@ def _transcoder() -> grpc_json_transcoder.GrpcJsonTranscoder:
             reject_binding_body_field_collisions=True
         ),
     )
+
+
+@cache
+def script() -> str:
+    """Join the parts of the script that runs on routes to pools."""
+    return "".join((_HERE / part).read_text("utf-8") for part in ("request.lua", "answers.lua"))
 
 
 @cache

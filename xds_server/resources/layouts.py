@@ -123,6 +123,9 @@ class Misses:
         found = {fallback_of(selector, pool) for selector in policy.selectors}
         # A selector without the key may match a request whose model has nothing to do with it.
         apart = any(pool.subset_key not in selector.keys for selector in policy.selectors)
+        if pool.misses.falls_back:
+            everywhere = Fallback.ANY_ENDPOINT in found or apart or not policy.selectors
+            return cls(everywhere, obstacle="a model that nobody has falls back to another")
         if Fallback.ANY_ENDPOINT in found or apart or not policy.selectors:
             return cls(everywhere=True)
         if Fallback.DEFAULT_SUBSET not in found:

@@ -17,6 +17,7 @@ import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 from envoy_data_plane.google.protobuf import Any, ListValue, Struct, Value
 
+from xds_server.mesh.misses import Choice
 from xds_server.mesh.request import OnDisagreement
 from xds_server.resources.filters import (
     GRPC_FIELDS,
@@ -32,6 +33,7 @@ from xds_server.resources.parts import digest, packed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from xds_server.mesh.misses import Misses
     from xds_server.mesh.request import JsonBody, Naming
 
 ANY_KEY = "xds-server.dev/any"
@@ -49,6 +51,7 @@ _GRPC_WITHOUT_MODEL = (
     "/grpc.health.",
     "/grpc.reflection.",
 )
+_HELD = {"from": "none", "shape": "openai"}
 _LARGEST_REGEX = 80
 """Characters, so that a regex stays under the 100 instructions that Envoy takes without being told."""
 
@@ -57,13 +60,15 @@ _LARGEST_REGEX = 80
 class Variant:
     """One of the Envoy routes of a route: what more it must match, and what it switches on.
 
-    `max_body`: bytes of a body to hold; None: none are.
+    `max_body`: bytes of a body to hold; None: none are. `marks`: what is known of its requests before a
+    body is held, which may be refused for its size.
     """
 
     suffix: str = ""
     headers: tuple[route_v3.HeaderMatcher, ...] = ()
     filters: Mapping[str, Any] = field(default_factory=dict)
     max_body: int | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 def variants(naming: Naming | None, *, reroute: bool) -> Iterable[Variant]:
@@ -84,11 +89,11 @@ def variants(naming: Naming | None, *, reroute: bool) -> Iterable[Variant]:
     if names.json is not None and not naming.transcode:
         body = names.json
         filters = {
-            LUA: _script({**script, "shape": "openai", "max_bytes": body.max_bytes}),
+            LUA: _script({**script, "max_bytes": body.max_bytes}),
             JSON_TO_METADATA: _json_rules(body),
         }
         for paths in _chunks(body.paths):
-            yield Variant("#json", (_path(paths), *unnamed), filters, max_body=body.max_bytes)
+            yield Variant("#json", (_path(paths), *unnamed), filters, max_body=body.max_bytes, marks=_HELD)
     if naming.transcode:
         filters = {LUA: _script({**script, "transcode": True}), TRANSCODER: enabled()}
         yield Variant("#rest", (_is_grpc(inverted=True),), filters)
@@ -126,7 +131,37 @@ def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
         settings["reject"] = True
     if reroute:
         settings["reroute"] = True
+    settings.update(_misses(naming.misses))
     return settings
+
+
+def _misses(misses: Misses) -> dict[str, object]:
+    """What the script tells callers of a miss, and the model that stands in for one that is missing."""
+    told = {
+        "noModel": _answer(misses.no_model, misses.retry_after),
+        "notLoaded": _answer(misses.not_loaded, misses.retry_after),
+        "holdersDown": _answer(misses.holders_down, misses.retry_after),
+    }
+    settings: dict[str, object] = {"misses": {kind: answer for kind, answer in told.items() if answer}}
+    if misses.fallback_model is not None:
+        settings["fallback"] = {
+            "model": misses.fallback_model,
+            "no_model": misses.no_model is Choice.FALLBACK_MODEL,
+            "not_loaded": misses.falls_back,
+        }
+    return settings
+
+
+def _answer(choice: Choice | None, retry_after: int) -> dict[str, object]:
+    match choice:
+        case Choice.NOT_FOUND:
+            return {"status": "404"}
+        case Choice.UNAVAILABLE:
+            return {"status": "503", "retry_after": str(retry_after)}
+        case Choice.NO_FALLBACK:
+            return {"status": "503"}
+        case _:
+            return {}
 
 
 def _script(settings: Mapping[str, object]) -> Any:

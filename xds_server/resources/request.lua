@@ -27,7 +27,6 @@ local function settings(h)
       reroute = context:get("reroute"),
       transcode = context:get("transcode"),
       max_bytes = context:get("max_bytes"),
-      shape = context:get("shape"),
       misses = context:get("misses"),
       any_key = context:get("any_key"),
       without = {},
@@ -201,15 +200,6 @@ function envoy_on_request(h)
   local headers = h:headers()
   local metadata = h:streamInfo():dynamicMetadata()
   metadata:set(OWN, "from", "none") -- marks the request as ours: see local_replies in filters.py
-  if config.shape then
-    metadata:set(OWN, "shape", config.shape)
-  end
-  if config.max_bytes then
-    local length = tonumber(headers:get("content-length") or "")
-    if length and length > config.max_bytes then
-      return refuse(h, 413, "the body is larger than the " .. config.max_bytes .. " bytes that are read for the model's name")
-    end
-  end
   if problem then
     return refuse(h, 400, problem)
   end
@@ -254,123 +244,24 @@ function envoy_on_request(h)
     return refuse(h, 400, problem)
   end
 
+  if name == nil and config.fallback and config.fallback.no_model then
+    name, from = config.fallback.model, "fallback"
+  end
   if name then
     headers:replace("x-xds-model", name)
     for _, key in ipairs(config.keys) do
       metadata:set(LB, key, name)
+    end
+    if config.fallback and config.fallback.not_loaded then
+      local tried = { {}, {} }
+      for _, key in ipairs(config.keys) do
+        tried[1][key], tried[2][key] = name, config.fallback.model
+      end
+      metadata:set(LB, "fallback_list", tried)
     end
     metadata:set(OWN, "from", from)
     if config.reroute then
       h:clearRouteCache()
     end
   end
-end
-
--- Envoy's own answers, and a translated replica's: what went wrong, in the caller's words.
-
-local GRPC_CODES = { ["400"] = "3", ["404"] = "5", ["408"] = "4", ["413"] = "8", ["429"] = "8", ["503"] = "14", ["504"] = "4" }
-local UNREACHED = { UF = true, UC = true, UR = true, LR = true, URX = true }
-local OPENAI_CODES = {
-  noModel = "model_required", notLoaded = "model_not_loaded", unknown = "model_not_found", holdersDown = "model_unavailable",
-}
-local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
-
-local function quoted(text)
-  return '"' .. gsub(text, '[%c"\\]', function(each)
-    return ESCAPES[each] or string.format("\\u%04x", byte(each))
-  end) .. '"'
-end
-
-local function percent_encoded(text)
-  return (gsub(text, "[^ -$&-~]", function(each) return string.format("%%%02X", byte(each)) end))
-end
-
--- Which miss it was; nil for other errors.
-local function missed(flags, model)
-  for flag in string.gmatch(flags, "%u+") do
-    if flag == "UH" then
-      return model and "notLoaded" or "noModel"
-    elseif UNREACHED[flag] then
-      return model and "holdersDown" or nil
-    end
-  end
-  return nil
-end
-
-local MESSAGES = {
-  noModel = function() return "the request names no model" end,
-  notLoaded = function(model) return "model " .. model .. " is loaded on no replica" end,
-  unknown = function(model) return "model " .. model .. " is not known here" end,
-  holdersDown = function(model) return "no replica that has model " .. model .. " can be reached" end,
-}
-
-local function text_of(h)
-  local body = h:body()
-  return body and body:getBytes(0, body:length()) or ""
-end
-
-local function say(h, config, status, message, kind)
-  local headers = h:headers()
-  local own = h:streamInfo():dynamicMetadata():get(OWN) or {}
-  local translated = config.transcode and headers:get("grpc-status") ~= nil
-  local content = headers:get("content-type") or ""
-  if not translated and sub(content, 1, 16) == "application/grpc" then
-    headers:replace("grpc-status", GRPC_CODES[status] or headers:get("grpc-status") or "13")
-    headers:replace("grpc-message", percent_encoded(message))
-    return
-  end
-  if translated then
-    headers:remove("grpc-status")
-    headers:remove("grpc-message")
-  end
-  local text
-  if own.shape == "openai" then
-    local class = byte(status, 1) == 53 and "server_error" or "invalid_request_error"
-    text = '{"error":{"message":' .. quoted(message) .. ',"type":"' .. class .. '","param":null,"code":'
-      .. (kind and '"' .. OPENAI_CODES[kind] .. '"' or "null") .. "}}"
-  else
-    text = '{"error":' .. quoted(message) .. "}"
-  end
-  headers:replace(":status", status)
-  headers:replace("content-type", "application/json")
-  h:body(true):setBytes(text)
-end
-
-function envoy_on_response(h)
-  local headers = h:headers()
-  local why = headers:get("x-xds-flags")
-  if why == nil then
-    local status = headers:get(":status")
-    if byte(status, 1) >= 52 and headers:get("grpc-status") ~= nil and settings(h).transcode then
-      local message = decoded(headers:get("grpc-message") or "")
-      say(h, settings(h), status, message or headers:get("grpc-message"))
-    end
-    return
-  end
-  headers:remove("x-xds-flags")
-  local config = settings(h)
-  local metadata = h:streamInfo():dynamicMetadata()
-  local status, flags = match(why, "^(%d+) (.*)$")
-  local lb = metadata:get(LB)
-  local model = lb and lb[config.keys[1]]
-  local kind = missed(flags, model)
-  local message
-  if kind then
-    metadata:set(OWN, "miss", kind)
-    message = MESSAGES[kind](model)
-    local answer = config.misses and config.misses[kind]
-    if answer then
-      status = answer.status or status
-      if answer.retry_after then
-        headers:replace("retry-after", answer.retry_after)
-      end
-    end
-  else
-    local said = headers:get("grpc-message")
-    message = said and (decoded(said) or said) or text_of(h)
-    if message == "" then
-      message = "status " .. status
-    end
-  end
-  say(h, config, status, message, kind)
 end

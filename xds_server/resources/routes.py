@@ -123,11 +123,12 @@ class RouteEncoder:
     def _messages(self, name: str, route: Route, match: RouteMatch | None) -> Iterable[route_v3.Route]:
         """Make the Envoy routes of one match: one, or several for pools (naming.py) and for layouts."""
         found = route.naming.keys if route.naming is not None else ()
-        mapping = header_mapping([each for each in route.header_to_key if each.key not in found])
-        mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
+        others = [each for each in route.header_to_key if each.key not in found]
         # Where the model picks the cluster, Envoy looks for the route again once the model is known.
         reroute = any(self._sharding.layout(each.host) != SINGLE for each in route.destinations)
         for variant in variants(route.naming, reroute=reroute):
+            mapping = header_mapping(others, variant.marks)
+            mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
             for taken in actions(route, self._times, self._sharding, self._keys):
                 asked = route_match(match, taken.share)
                 asked.headers = [*asked.headers, *variant.headers, *taken.headers]
