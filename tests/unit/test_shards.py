@@ -124,10 +124,10 @@ histories = st.lists(
     min_size=1,
     max_size=5,
 )
-layouts = st.sampled_from([SINGLE, sharded(2), sharded(16), PER_MODEL, sharded()])
+layouts = st.sampled_from([SINGLE, sharded(2), sharded(8), PER_MODEL, sharded()])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(layouts, st.sampled_from([NO, ANY, DEFAULT]), histories, st.booleans())
 def test_the_union_of_the_shards_is_the_mesh_and_history_leaves_no_trace(
     layout: PoolLayout, fallback: Fallback, history: list[dict[int, tuple[set[str], bool, str]]], whole: bool
@@ -320,7 +320,7 @@ def test_nothing_of_a_pool_that_is_not_known_yet_is_sent() -> None:
     assert (after.of(ENDPOINT).withheld, len(after.of(ENDPOINT).resources)) == (frozenset(), 3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(layouts, histories)
 def test_what_a_snapshot_says_has_changed_is_what_differs(
     layout: PoolLayout, history: list[dict[int, tuple[set[str], bool, str]]]
