@@ -103,7 +103,7 @@ class XdsServer:
         self._ending = asyncio.Event()
         rate = self._options.streams_per_second
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
-        self._health = health.Health(service for service, _, _ in _SERVICES)
+        self._health = health.Health((service for service, _, _ in _SERVICES), self._met)
         self._statuses = csds.ClientStatuses(hub, time.time)
         self._pushes = PushGate(self._options.max_pushes, hub.stats.delays, hub.clock)
         self._taken = 0
@@ -225,12 +225,18 @@ class XdsServer:
     @asynccontextmanager
     async def _refusing(self, context: Context) -> AsyncIterator[None]:
         """Tell the client why it is refused, where what is done within refuses it."""
+        self._met(context)
         try:
             yield
         except RefusedError as error:
             await self._refuse(context, error.reason, str(error))
         except ProtocolError as error:
             await self._refuse(context, Refusal.PROTOCOL, str(error))
+
+    def _met(self, context: Context) -> None:
+        """A connection has carried a call."""
+        if self._certificates is not None:
+            self._certificates.handshakes.met(context.peer())
 
     async def _serve(self, context: Context, variant: Variant, type_url: str | None) -> None:
         """One stream, from its identity to its end."""
