@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from math import inf
 
 import structlog
 
@@ -54,7 +55,8 @@ async def main(options: Options) -> None:
     notify: list[Publisher] = []
     mesh = Mesh(on_change=lambda: [each.notify() for each in notify] and None)
     hub = Hub(time.monotonic)
-    publisher = Publisher(mesh, Builder(BuildOptions(sharding=Sharding(_by_host))), hub)
+    # No rests between pushes: each change is published by itself.
+    publisher = Publisher(mesh, Builder(BuildOptions(sharding=Sharding(_by_host))), hub, share=inf)
     notify.append(publisher)
     mesh.apply(fleet.configuration())
     for report in fleet.reports(range(options.endpoints)):

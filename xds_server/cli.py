@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xds_server import __version__, cli_plan
+from xds_server import __version__, cli_plan, cli_report
 from xds_server.cli_kubernetes import UsageError
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
@@ -121,6 +121,11 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     sub.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="a label; repeatable")
     sub.add_argument("--sotw", action="store_true", help="state-of-the-world xDS instead of delta")
+    sub.add_argument(
+        "--per-model",
+        action="store_true",
+        help="for pools of layout perModel: clusters made on demand, few stats of each",
+    )
     add_bootstrap_tls_options(sub)
 
 
@@ -144,6 +149,9 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "--envoy-path",
         metavar="PATH",
         help="the same with this Envoy binary (the one on PATH, else the one installed beside xds-server)",
+    )
+    sub.add_argument(
+        "--kubernetes", action="store_true", help="for serve --kubernetes: hosts may be a cluster's Services"
     )
 
     sub = _add(commands, "render", _render, "print what an Envoy would be sent, and what was implied")
@@ -169,6 +177,15 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         epilog=cli_plan.EPILOG,
     )
     cli_plan.add_plan_options(sub)
+
+    sub = _add(
+        commands,
+        "report",
+        cli_report.run,
+        "tell servers, or the pod's annotation, which models the runtime beside it has",
+        epilog=cli_report.EPILOG,
+    )
+    cli_report.add_report_options(sub)
 
 
 def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -249,6 +266,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
         admin=options.admin,
         labels=options.label,
         delta=not options.sotw,
+        per_model=options.per_model,
         tls=options.tls,
         tls_ca=options.tls_ca,
         tls_cert=options.tls_cert,
@@ -270,6 +288,7 @@ def _check(options: argparse.Namespace) -> int:
         options.directory,
         with_envoy=options.envoy or options.envoy_path is not None,
         envoy_path=options.envoy_path,
+        cluster=options.kubernetes,
     )
 
 

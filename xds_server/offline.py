@@ -51,9 +51,9 @@ def init(directory: Path, replicas: Sequence[str], port: int) -> int:
     return 0
 
 
-def check(directory: Path, *, with_envoy: bool, envoy_path: str | None) -> int:
-    """Print every error of a directory; returns 1 if there is one."""
-    configuration = _load(directory)
+def check(directory: Path, *, with_envoy: bool, envoy_path: str | None, cluster: bool = False) -> int:
+    """Print every error of a directory; returns 1 if there is one. `cluster`: as with serve --kubernetes."""
+    configuration = _load(directory, cluster=cluster)
     if configuration is None:
         return 1
     mesh = _mesh(configuration)
@@ -124,6 +124,7 @@ def bootstrap(
     tls_cert: str | None = None,
     tls_key: str | None = None,
     tls_server_name: str | None = None,
+    per_model: bool = False,
 ) -> int:
     """Print an Envoy bootstrap; returns the exit code."""
     given = {"--tls-ca": tls_ca, "--tls-cert": tls_cert, "--tls-key": tls_key}
@@ -139,6 +140,7 @@ def bootstrap(
             labels=_labels(labels),
             delta=delta,
             tls=_tls(tls_ca, tls_cert, tls_key, tls_server_name) if tls else None,
+            per_model=per_model,
         )
     except ValueError as error:
         return _fail(str(error), code=2)
@@ -158,8 +160,8 @@ def _refuse_without_tls(given: Mapping[str, str | None]) -> None:
             raise UsageError(f"{option} {value!r} needs --tls")
 
 
-def _load(directory: Path) -> Configuration | None:
-    loaded = load_directory(directory)
+def _load(directory: Path, *, cluster: bool = False) -> Configuration | None:
+    loaded = load_directory(directory, cluster=cluster)
     for problem in loaded.problems:
         sys.stderr.write(f"{problem}\n")
     if loaded.problems:

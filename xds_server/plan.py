@@ -62,6 +62,8 @@ def _why(fleet: Fleet, chosen: Prediction, single: Prediction, limit: float) -> 
             f"one cluster would be rebuilt in {found} at each change, and its workers serve nothing then;\n"
             f"  {chosen.shards} is the smallest power of two that stays within {within}"
         )
+        if law.rebuild(fleet.size, chosen.shards // 2) <= limit:
+            first += f",\n  and from {law.LARGE_POOL:,} endpoints on sends a tenth of one cluster's bytes"
     lines = [first]
     if limit < fleet.budget:
         lines.append(

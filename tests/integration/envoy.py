@@ -42,6 +42,7 @@ class Envoy:
         path = directory / "envoy.json"
         path.write_text(json.dumps(document))
         command = [BINARY, "-c", str(path), "--disable-hot-restart", "--concurrency", "1"]
+        command += ["--file-flush-interval-msec", "50"]
         command += ["--admin-address-path", str(self._address), "--log-level", "info"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -62,12 +62,13 @@ class MLServer:
     """One replica. Starts at construction without waiting; use it as a context, or call ready and stop.
 
     Args:
-        repository: the models, see write_model; several replicas may share it. Nothing is loaded.
+        repository: the models, see write_model; several replicas may share it. Nothing is loaded, unless
+            `at_startup` says that all of them are.
         work: a directory of this replica's own, for its log.
         name: what its models answer as their replica.
     """
 
-    def __init__(self, repository: Path, work: Path, name: str = "r1") -> None:
+    def __init__(self, repository: Path, work: Path, name: str = "r1", *, at_startup: bool = False) -> None:
         self.name = name
         self.address = "127.0.0.1"
         self.port, self.grpc_port, metrics = free_ports(3)
@@ -79,7 +80,7 @@ class MLServer:
             "MLSERVER_HTTP_PORT": str(self.port),
             "MLSERVER_GRPC_PORT": str(self.grpc_port),
             "MLSERVER_METRICS_PORT": str(metrics),
-            "MLSERVER_LOAD_MODELS_AT_STARTUP": "false",
+            "MLSERVER_LOAD_MODELS_AT_STARTUP": str(at_startup).lower(),
             "MLSERVER_PARALLEL_WORKERS": "0",
             "MLSERVER_DEBUG": "false",
             "OMP_NUM_THREADS": "1",

@@ -175,6 +175,7 @@ def pool(
     key: str = KEY,
     models: dict[str, Any] | None = None,
     on_miss: dict[str, str] | None = None,
+    request: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "host": host,
@@ -183,6 +184,8 @@ def pool(
     }
     if on_miss:
         spec["onMiss"] = on_miss
+    if request:
+        spec["request"] = request
     return {
         "apiVersion": "xds-server.dev/v1alpha1",
         "kind": "ModelPool",

@@ -37,6 +37,27 @@ async def test_a_short_soak_leaves_everyone_in_sync_and_nothing_behind() -> None
     assert said.splitlines()[-1].startswith("everyone in sync")
 
 
+async def test_what_a_change_costs_a_real_envoy_is_measured() -> None:
+    code, said = await run(
+        "-m", "benchmarks.scale", "--rows", "10,3,12", "--layouts", "auto", "--seconds", "1"
+    )
+    assert code == 0, said
+    assert any(line.startswith("| 10, 3, 12 | auto | 1 | 0.0") for line in said.splitlines()), said
+
+
+async def test_a_fleet_without_envoys_converges() -> None:
+    size = ["--clients", "5", "--endpoints", "20", "--per-endpoint", "3", "--models", "30", "--seconds", "1"]
+    code, said = await run("-m", "benchmarks.fleet_simulation", *size, "--layout", "sharded")
+    assert code == 0, said
+    assert "convergence of all clients: mean 0." in said
+
+
+async def test_a_small_cluster_is_measured_beside_documents() -> None:
+    code, said = await run("-m", "benchmarks.kubernetes_start", "--quick")
+    assert code == 0, said
+    assert said.splitlines()[-1].startswith("| ms to a change's arrival | ")
+
+
 @pytest.mark.parametrize("size", [0, 1, 200, 70_000])
 def test_a_responses_head_is_read_past_its_resources(size: int) -> None:
     resources = (Resource(ENDPOINT, "a", b"x" * size, "v"),) * 2

@@ -40,7 +40,8 @@ def endpoints(replicas: Iterable[Replica], **labels: dict[str, str]) -> list[dic
 
 async def started(stack: Stack, replicas: list[Replica], *extra: dict[str, Any], **kind: Any) -> None:
     """The usual documents: a pool with models under KEY, header `model`, one gateway."""
-    stack.write("services.yaml", service_entry(endpoints(replicas)), pool(on_miss=kind.get("on_miss")))
+    models = pool(on_miss=kind.get("on_miss"), request=kind.get("request"))
+    stack.write("services.yaml", service_entry(endpoints(replicas)), models)
     stack.write("routing.yaml", gateway(stack.port), virtual_service(headers={"model": KEY}), *extra)
     await stack.start()
 
@@ -79,12 +80,14 @@ async def test_a_request_without_the_header_meets_the_cluster_level(
     stack: Stack, replicas: list[Replica]
 ) -> None:
     await place(replicas, {"r1": ["m1"], "r2": ["m1"], "r3": ["m1"]})
-    await started(stack, replicas, on_miss={"noModel": "ANY_ENDPOINT", "notLoaded": "NO_FALLBACK"})
+    by_header = {"paths": []}
+    on_miss = {"noModel": "ANY_ENDPOINT", "notLoaded": "NO_FALLBACK"}
+    await started(stack, replicas, on_miss=on_miss, request=by_header)
     await stack.routed("m1", ["r1", "r2", "r3"])
     assert {(await stack.post("/v2/models/m1/infer", {}))[0] for _ in range(6)} == {200}
     assert (await stack.infer("m9"))[0] == 503
 
-    stack.write("services.yaml", service_entry(endpoints(replicas)), pool())
+    stack.write("services.yaml", service_entry(endpoints(replicas)), pool(request=by_header))
 
     async def refused() -> bool:
         return (await stack.post("/v2/models/m1/infer", {}))[0] == 503

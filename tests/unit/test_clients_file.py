@@ -85,7 +85,7 @@ def test_labels_that_are_an_empty_mapping_allow_no_label(tmp_path: Path) -> None
             [
                 (
                     ":3: document 1, [0].cluster: found an unknown field; "
-                    "expected clusters, identity, labels or nodes (did you mean clusters?)"
+                    "expected clusters, identity, labels, nodes or reports (did you mean clusters?)"
                 )
             ],
         ),

@@ -6,6 +6,7 @@ import pytest
 from config_texts import SERVICE, document, errors, load, pool
 
 from xds_server.mesh.implied import complete
+from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.policies import Fallback, Selector
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, StaticModels
 
@@ -109,3 +110,22 @@ trafficPolicy:
         )
         (error,) = errors(tmp_path, SERVICE, document("DestinationRule", rule), pool(text))
         assert "spec.onMiss.notLoaded: found ANY_ENDPOINT" in error
+
+
+@pytest.mark.parametrize(
+    ("written", "layout"),
+    [
+        ("", PoolLayout()),
+        ("layout: {type: single}", PoolLayout(LayoutKind.SINGLE)),
+        ("layout: {type: sharded}", PoolLayout(LayoutKind.SHARDED)),
+        ("layout: {type: sharded, shards: auto}", PoolLayout(LayoutKind.SHARDED)),
+        ("layout: {type: sharded, shards: 16}", PoolLayout(LayoutKind.SHARDED, 16)),
+        ("layout: {budget: 2ms}", PoolLayout(budget=0.002)),
+        ("layout: {type: perModel}", PoolLayout(LayoutKind.PER_MODEL)),
+    ],
+)
+def test_layouts(tmp_path, written, layout):
+    (compiled,) = load(
+        tmp_path, SERVICE, pool(f"host: models\nmodels: {{openInference: {{}}}}\n{written}")
+    ).pools
+    assert compiled.layout == layout

@@ -12,6 +12,7 @@ from xds_server.mesh.implied import complete
 from xds_server.mesh.model import Endpoint, EndpointId, Protocol, Service, ServicePort
 from xds_server.mesh.policies import Fallback, Policy, Selector
 from xds_server.mesh.pools import OpenInference, Pool
+from xds_server.mesh.request import Naming, RequestNames
 from xds_server.mesh.routing import (
     Destination,
     Gateway,
@@ -108,6 +109,7 @@ def test_the_gateway_that_the_seed_refers_to_is_implied_on_its_port(directory):
                     matches=(RouteMatch(port=8008),),
                     destinations=(Destination("modelmesh-serving", 8033),),
                     header_to_key=(HeaderToKey("model", KEY),),
+                    naming=Naming(RequestNames(), (KEY,)),
                 ),
             ),
         ),

@@ -80,6 +80,13 @@ def test_a_replica_that_takes_no_requests_has_no_models_for_envoy(condition):
     assert seen(mesh, "a") == (Health.OK, "m", True)
 
 
+def test_a_pools_first_picture_does_not_wait_for_a_replica_that_is_going():
+    going = endpoint("b", condition=Condition.TERMINATING)
+    mesh = told(declared(endpoint("a"), going), SERVICE, reported("a", "m", 1.0))
+    assert mesh.service(HOST).known
+    assert not told(declared(*map(endpoint, "ab")), SERVICE, reported("a", "m", 1.0)).service(HOST).known
+
+
 def test_a_withdrawal_ends_with_its_endpoint():
     mesh = told(SERVICE, declared(endpoint("a")), reported("a", "m"), withdrawn("a", "m"))
     mesh.apply(removed("a"))

@@ -11,14 +11,16 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
 ROOT = Path(__file__).parents[2]
+DESCRIPTORS = ROOT / "xds_server" / "resources" / "open_inference.pb"
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pool.DescriptorPool:
     out = tmp_path_factory.mktemp("protos") / "set.pb"
     protos = ROOT / "protos"
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"--descriptor_set_out={out}"]
-    subprocess.run([*command, str(protos / "open_inference.proto")], check=True)
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", "--include_imports"]
+    subprocess.run([*command, f"--descriptor_set_out={out}", "open_inference.proto"], check=True, cwd=protos)
+    assert out.read_bytes() == DESCRIPTORS.read_bytes(), "run `make protos`"
     made = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file:
         made.Add(file)

@@ -20,6 +20,7 @@ from xds_server.mesh.policies import (
 )
 from xds_server.resources.balancing import without_criteria
 from xds_server.resources.clusters import ClusterEncoder
+from xds_server.resources.naming import ANY_KEY
 from xds_server.resources.parts import resource
 from xds_server.resources.rendered import as_dict
 from xds_server.resources.shards import Shard
@@ -63,14 +64,15 @@ def test_the_older_fields_are_not_used() -> None:
     } & set(cluster)
 
 
-def test_a_subset_policy_looks_at_every_holder_and_tolerates_other_keys() -> None:
+def test_a_subset_policy_compares_several_holders_and_tolerates_other_keys() -> None:
     subset = balancing(made(policy(), pool()))
     assert subset["@type"].endswith("subset.v3.Subset")
     assert subset["list_as_any"] is True
     assert subset["allow_redundant_keys"] is True
     child = balancing({"load_balancing_policy": subset["subset_lb_policy"]})
     assert child["@type"].endswith("least_request.v3.LeastRequest")
-    assert child["selection_method"] == "FULL_SCAN"
+    assert child["choice_count"] == 4
+    assert "selection_method" not in child  # a full scan would draw a failing replica again and again
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,19 @@ def test_a_pools_word_on_models_not_loaded_is_for_selectors_with_its_key() -> No
         (KEY,): "NO_FALLBACK",
         (KEY, "stage"): "NO_FALLBACK",
         ("stage",): "ANY_ENDPOINT",
+        (ANY_KEY,): "ANY_ENDPOINT",  # for requests that concern no model
     }
 
 
 def test_one_cluster_that_carries_all_models_is_not_held_to_the_limits_of_one_service() -> None:
     cluster = made()
     assert cluster["circuit_breakers"]["thresholds"] == [
-        {"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536, "max_retries": 64}
+        {
+            "max_connections": 65536,
+            "max_pending_requests": 65536,
+            "max_requests": 65536,
+            "retry_budget": {"budget_percent": {"value": 50.0}, "min_retry_concurrency": 64},
+        }
     ]
     assert cluster["connect_timeout"] == "1s"
     assert cluster["common_lb_config"]["healthy_panic_threshold"] == {}  # 0 percent

@@ -74,8 +74,9 @@ def test_a_plain_route_takes_everything_and_times_nothing_out() -> None:
     assert (action["cluster"], action["timeout"], action["idle_timeout"]) == (f"{HOST}|8033", "0s", "300s")
     retry = action["retry_policy"]
     assert retry["retry_on"] == "connect-failure,refused-stream,reset-before-request"
-    assert retry["num_retries"] == 2
-    assert retry["host_selection_retry_max_attempts"] == "5"
+    assert retry["num_retries"] == 3
+    assert retry["host_selection_retry_max_attempts"] == "200"
+    assert retry["retry_back_off"] == {"base_interval": "0.050s", "max_interval": "0.500s"}
     assert [each["name"] for each in retry["retry_host_predicate"]] == [
         "envoy.retry_host_predicates.previous_hosts"
     ]
@@ -230,7 +231,9 @@ def test_a_gateways_listener() -> None:
         "config_source": {"ads": {}, "resource_api_version": "V3"},
         "route_config_name": "gateway|8008",
     }
-    assert [each["name"] for each in config["http_filters"]] == [FILTER, "envoy.filters.http.router"]
+    filters = {each["name"]: each.get("disabled", False) for each in config["http_filters"]}
+    assert [name for name, dormant in filters.items() if not dormant] == [FILTER, "envoy.filters.http.router"]
+    assert list(filters)[-1] == "envoy.filters.http.router"
     assert config["use_remote_address"] is True
     assert config["normalize_path"] is True
     assert config["path_with_escaped_slashes_action"] == "KEEP_UNCHANGED"
@@ -276,8 +279,9 @@ def test_a_sidecar_has_a_loopback_listener_for_each_service_port_with_plain_rout
     assert address == {"address": "127.0.0.1", "port_value": 9000}
     shared = sidecar_domains(catalog)
     assert list(shared) == [HOST, "two"]  # two services: a request for another host is nobody's
-    (rule,) = shared[HOST]["routes"][0]["typed_per_filter_config"][FILTER]["request_rules"]
-    assert (rule["header"], rule["on_header_present"]["key"]) == ("model", KEY)
+    script = shared[HOST]["routes"][-1]["typed_per_filter_config"]["envoy.filters.http.lua"]
+    settings = script["filter_context"]
+    assert (settings["headers"][0], settings["keys"]) == ("model", [KEY])
     assert "typed_per_filter_config" not in shared["two"]["routes"][0]
     assert set(sidecar_domains(catalog, 9000)) == {"*", "two"}
 
@@ -288,7 +292,7 @@ def test_mesh_virtual_services_take_the_place_of_plain_routes() -> None:
     catalog = built(mine, of=(picture(policy=policy(), pool=pool()), two), gateways=())
     found = sidecar_domains(catalog)
     assert found["two"]["routes"][0]["name"] == "ns/m/mine"
-    assert found[HOST]["routes"][0]["name"] == f"{HOST}/default"
+    assert found[HOST]["routes"][-1]["name"] == f"{HOST}/default"
 
 
 def test_a_mesh_virtual_service_for_all_hosts_leaves_no_plain_route() -> None:

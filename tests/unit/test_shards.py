@@ -97,9 +97,11 @@ def union(snapshot: Snapshot, layout: PoolLayout, prefix: str = f"{HOST}|8033") 
     for name, endpoints in held(snapshot).items():
         for port, listed in endpoints.items():
             models = listed
-            if layout.kind is LayoutKind.PER_MODEL:
+            if name == f"{prefix}|rest":
                 assert listed == ()
-                models = (name.removeprefix(f"{prefix}~"),) if name != prefix else ()
+            elif layout.kind is LayoutKind.PER_MODEL:
+                assert listed == ()
+                models = (name.removeprefix(f"{prefix}~"),)
             elif layout.kind is LayoutKind.SHARDED:
                 index, count = map(int, name.removeprefix(f"{prefix}|").split("of"))
                 assert all(xxh64_intdigest(model.encode(), 0) % count == index for model in models)
@@ -120,7 +122,7 @@ histories = st.lists(
 layouts = st.sampled_from([SINGLE, sharded(2), sharded(16), PER_MODEL, sharded()])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(layouts, st.sampled_from([NO, ANY, DEFAULT]), histories, st.booleans())
 def test_the_union_of_the_shards_is_the_mesh_and_history_leaves_no_trace(
     layout: PoolLayout, fallback: Fallback, history: list[dict[int, tuple[set[str], bool, str]]], whole: bool
@@ -133,7 +135,7 @@ def test_the_union_of_the_shards_is_the_mesh_and_history_leaves_no_trace(
         )
         snapshot = world.build(*endpoints, whole=whole)
         wanted = {each.endpoint.id.port: set(each.models) for each in endpoints if each.models}
-        if layout.kind is LayoutKind.PER_MODEL and fallback is ANY:
+        if layout.kind is LayoutKind.PER_MODEL and fallback is not NO:
             assert {p: m & wanted[p] for p, m in union(snapshot, layout).items() if p in wanted} == wanted
         else:
             assert union(snapshot, layout) == wanted
@@ -158,16 +160,21 @@ def test_routes_name_the_shards_in_order_with_equal_weights_and_wait_for_all_of_
     world = Pool(sharded(4))
     snapshot = world.build(placed(1, ["a", "b", "c", "d", "e"]), placed(2, ["a"]))
     clusters = [f"{HOST}|8033|{index}of4" for index in range(4)]
-    assert list(snapshot.of(CLUSTER).resources) == list(snapshot.of(ENDPOINT).resources) == clusters
-    ((only,),) = the_routes(world.catalog(world.builder)).values()
-    action = only["route"]
+    every = [*clusters, f"{HOST}|8033|rest"]
+    assert list(snapshot.of(CLUSTER).resources) == list(snapshot.of(ENDPOINT).resources) == every
+    ((unnamed, named),) = the_routes(world.catalog(world.builder)).values()
+    assert unnamed["route"]["cluster"] == f"{HOST}|8033|rest"
+    assert unnamed["match"]["headers"] == [
+        {"name": "model", "string_match": {"exact": ""}, "treat_missing_header_as_empty": True}
+    ]
+    action = named["route"]
     assert action["weighted_clusters"] == {
         "clusters": [{"name": name, "weight": 1} for name in clusters],
         "use_hash_policy": True,
     }
     assert action["hash_policy"] == [{"header": {"header_name": "model"}, "terminal": True}]
     (resource,) = snapshot.of(ROUTE).resources.values()
-    assert resource.requires == {(url, name) for url in (CLUSTER, ENDPOINT) for name in clusters}
+    assert resource.requires == {(url, name) for url in (CLUSTER, ENDPOINT) for name in every}
 
 
 def test_a_change_touches_its_own_shards_only() -> None:
@@ -190,7 +197,9 @@ def test_a_change_touches_its_own_shards_only() -> None:
 def test_an_endpoint_is_only_in_the_shards_of_its_models() -> None:
     snapshot = Pool(sharded(16)).build(placed(1, ["a", "b"]), placed(2, []))
     shards = {shard_of(model, 16) for model in "ab"}
-    for name, endpoints in held(snapshot).items():
+    found = held(snapshot)
+    assert found.pop(f"{HOST}|8033|rest") == {1: (), 2: ()}
+    for name, endpoints in found.items():
         index = int(name.split("|")[2].split("of")[0])
         assert set(endpoints) == ({1} if index in shards else set())
 
@@ -202,7 +211,8 @@ def test_who_may_take_a_miss_is_in_every_shard(fallback: Fallback, everywhere: s
     empty = [
         set(endpoints)
         for name, endpoints in held(snapshot).items()
-        if int(name.split("|")[2].split("of")[0]) not in {shard_of("a", 64), shard_of("b", 64)}
+        if not name.endswith("rest")
+        and int(name.split("|")[2].split("of")[0]) not in {shard_of("a", 64), shard_of("b", 64)}
     ]
     assert len(empty) >= 62
     assert all(each == everywhere for each in empty)
@@ -222,7 +232,7 @@ def test_a_former_layout_stays_and_follows_until_it_is_dropped() -> None:
     world.build(placed(1, ["a"]), placed(2, ["b"]))
     world.layout = sharded(2)
     both = world.build()
-    names = [f"{HOST}|8033", f"{HOST}|8033|0of2", f"{HOST}|8033|1of2"]
+    names = [f"{HOST}|8033", *(f"{HOST}|8033|{each}" for each in ("0of2", "1of2", "rest"))]
     assert list(both.of(CLUSTER).resources) == names
 
     (resource,) = both.of(ROUTE).resources.values()
@@ -258,11 +268,13 @@ def test_several_destinations_of_which_one_is_split_share_out_the_requests() -> 
         (gateway(),),
     )
     catalog = Builder(BuildOptions()).build(documents, services(split, other), 1)
-    ((first, second),) = the_routes(catalog).values()
-    assert first["match"]["runtime_fraction"] == {
-        "default_value": {"numerator": 250_000, "denominator": "MILLION"}
-    }
-    assert first["name"] == second["name"]
+    ((rest, first, second),) = the_routes(catalog).values()
+    for each in (rest, first):
+        assert each["match"]["runtime_fraction"] == {
+            "default_value": {"numerator": 250_000, "denominator": "MILLION"}
+        }
+    assert rest["name"] == first["name"] == second["name"]
+    assert rest["route"]["cluster"] == f"{HOST}|8033|rest"
     assert len(first["route"]["weighted_clusters"]["clusters"]) == 2
     assert second["match"] == {"prefix": "/"}
     assert second["route"]["cluster"] == "other|8033"
@@ -271,16 +283,9 @@ def test_several_destinations_of_which_one_is_split_share_out_the_requests() -> 
 def test_a_cluster_for_each_model_is_chosen_by_a_name_that_no_request_can_leave() -> None:
     world = Pool(PER_MODEL)
     snapshot = world.build(placed(1, ["a", 'b"]] .. x'], {"zone": "z"}))
-    assert list(snapshot.of(CLUSTER).resources) == [
-        f"{HOST}|8033",
-        f"{HOST}|8033~a",
-        f'{HOST}|8033~b"]] .. x',
-    ]
-    assert held(snapshot) == {
-        f"{HOST}|8033": {},
-        f"{HOST}|8033~a": {1: ()},
-        f'{HOST}|8033~b"]] .. x': {1: ()},
-    }
+    every = [f"{HOST}|8033|rest", f"{HOST}|8033~a", f'{HOST}|8033~b"]] .. x']
+    assert list(snapshot.of(CLUSTER).resources) == every
+    assert held(snapshot) == {name: {1: ()} for name in every}
     balanced = one(world.catalog(world.builder), CLUSTER, f"{HOST}|8033~a")["load_balancing_policy"]
     assert balanced["policies"][0]["typed_extension_config"]["name"].endswith("least_request")
     gone = world.build(placed(1, ["a"]))
@@ -291,7 +296,7 @@ def test_a_model_that_nobody_has_any_more_is_anyones_where_a_miss_is() -> None:
     world = Pool(PER_MODEL, ANY)
     world.build(placed(1, ["a"]), placed(2, ["b"]))
     assert held(world.build(placed(1, []), placed(2, ["b"]), whole=False)) == {
-        f"{HOST}|8033": {1: (), 2: ()},
+        f"{HOST}|8033|rest": {1: (), 2: ()},
         f"{HOST}|8033~a": {1: (), 2: ()},
         f"{HOST}|8033~b": {2: ()},
     }
@@ -302,7 +307,7 @@ def test_nothing_of_a_pool_that_is_not_known_yet_is_sent() -> None:
     world = Pool(sharded(2))
     world.known = False
     snapshot = world.build(placed(1, []))
-    assert snapshot.of(ENDPOINT).withheld == {f"{HOST}|8033|0of2", f"{HOST}|8033|1of2"}
+    assert snapshot.of(ENDPOINT).withheld == {f"{HOST}|8033|{each}" for each in ("0of2", "1of2", "rest")}
     world.known = True
     after = world.build(placed(1, ["a"]), whole=False)
-    assert (after.of(ENDPOINT).withheld, len(after.of(ENDPOINT).resources)) == (frozenset(), 2)
+    assert (after.of(ENDPOINT).withheld, len(after.of(ENDPOINT).resources)) == (frozenset(), 3)

@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from xds_server import __version__
-from xds_server.admin import families, kubernetes, status, xds_metrics
+from xds_server.admin import families, kubernetes, status, told, xds_metrics
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class _Rooms(Collector):
         """Every metric, with its value now."""
         yield from _process(self._state)
         yield from _documents(self._state)
+        state = self._state
+        yield from told.metrics(state.registries(), state.reporters(), state.clock())
         if self._state.kubernetes is not None:
             yield from kubernetes.metrics(self._state.kubernetes.status(), self._state.clock())
         yield from _services(self._state)

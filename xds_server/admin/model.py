@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from xds_server.admin.kubernetes import KubernetesRecord
+    from xds_server.admin.layouts import LayoutRecord
+    from xds_server.admin.told import RegistryRecord, ReporterRecord
 
 
 class ProblemRecord(TypedDict):
@@ -69,6 +71,14 @@ class SourceRecord(TypedDict):
     failure: FailureRecord | None
 
 
+class KnownRecord(TypedDict):
+    """A model that clients of a ModelMesh may ask for; `state` as KServe says it: Loaded, Standby, ..."""
+
+    name: str
+    state: str
+    reason: str
+
+
 class EndpointRecord(TypedDict):
     """One replica. `routed`: the models that Envoy is told of. Ages in seconds.
 
@@ -98,8 +108,10 @@ class ServiceRecord(TypedDict):
     namespace: str
     pool: str | None
     subset_key: str | None
+    layout: LayoutRecord | None
     known: bool
     stale: bool
+    known_models: list[KnownRecord]
     endpoints: list[EndpointRecord]
 
 
@@ -163,6 +175,8 @@ class Status(TypedDict):
     ready: bool
     reason: str
     config: ConfigRecord
+    registries: list[RegistryRecord]
+    reporters: list[ReporterRecord]
     kubernetes: KubernetesRecord | None
     implied: list[ImpliedRecord]
     services: list[ServiceRecord]

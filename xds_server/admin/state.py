@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from xds_server.config.problems import Problem
     from xds_server.mesh.mesh import Mesh
     from xds_server.moves.mover import Mover
+    from xds_server.resources.service_state import ServiceState
     from xds_server.sources.kubernetes.source import KubernetesStatus
+    from xds_server.sources.modelmesh.source import Reader
+    from xds_server.sources.reports.source import Reporter
     from xds_server.xds.hub import Hub
 
 
@@ -136,6 +139,7 @@ class Readiness(Protocol):
 class AdminState:
     """All that the admin port reads. `clock`: seconds since the epoch.
 
+    `made_of` tells what was made of a service for Envoy.
     `certificates` is None on a plain text port, `clients` where everyone may connect, `kubernetes` where no
     cluster is followed.
     """
@@ -147,8 +151,11 @@ class AdminState:
     publisher: Publishing
     poller: Polling
     readiness: Readiness
+    made_of: Callable[[str], ServiceState | None] = lambda _host: None
     certificates: TlsFiles | None = None
     clients: ClientsFile | None = None
     kubernetes: Cluster | None = None
+    registries: Callable[[], tuple[Reader, ...]] = tuple
+    reporters: Callable[[], tuple[Reporter, ...]] = tuple
     metrics_per_client: bool = False
     clock: Callable[[], float] = time.time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server import __version__
-from xds_server.admin import clients, implied, kubernetes
+from xds_server.admin import clients, implied, kubernetes, layouts, told
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def build(state: AdminState) -> Status:
     """The whole status."""
     now = state.clock()
-    services = [service(state.mesh, host, now) for host in state.mesh.services()]
+    services = [service(state, host, now) for host in state.mesh.services()]
     return {
         "version": __version__,
         "started_at": state.readiness.started_at,
@@ -37,6 +37,8 @@ def build(state: AdminState) -> Status:
         "ready": state.readiness.ready,
         "reason": state.readiness.reason,
         "config": _config(state.files),
+        "registries": told.registries(state.registries(), now),
+        "reporters": told.reporters(state.reporters(), now),
         "kubernetes": None if state.kubernetes is None else kubernetes.record(state.kubernetes.status(), now),
         "implied": implied.records(state.mesh.routing),
         "services": services,
@@ -46,8 +48,9 @@ def build(state: AdminState) -> Status:
     }
 
 
-def service(mesh: Mesh, host: str, now: float) -> ServiceRecord:
+def service(state: AdminState, host: str, now: float) -> ServiceRecord:
     """One service with its endpoints; `now` in seconds since the epoch."""
+    mesh = state.mesh
     picture = mesh.service(host)
     statuses = mesh.status(host)
     return {
@@ -55,8 +58,13 @@ def service(mesh: Mesh, host: str, now: float) -> ServiceRecord:
         "namespace": picture.service.namespace,
         "pool": picture.pool.name if picture.pool is not None else None,
         "subset_key": picture.pool.subset_key if picture.pool is not None else None,
+        "layout": layouts.record(state.made_of(host)),
         "known": picture.known,
         "stale": is_stale(statuses),
+        "known_models": [
+            {"name": model.name, "state": model.state.value, "reason": model.reason}
+            for model in mesh.known_models(host).values()
+        ],
         "endpoints": [_endpoint(status, now) for status in statuses],
     }
 

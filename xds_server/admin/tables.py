@@ -13,6 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from xds_server.admin import layouts
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
         ConfigRecord,
         EndpointRecord,
         ImpliedRecord,
+        KnownRecord,
         ServiceRecord,
         Status,
         WithdrawalRecord,
     )
+    from xds_server.admin.told import RegistryRecord
 
 _STYLES = {
     "OK": "green",
@@ -102,6 +106,8 @@ def _overview(status: Status, out: Console) -> None:
     _config(status["config"], status["now"], out)
     if (cluster := status.get("kubernetes")) is not None:
         _kubernetes(cluster, out)
+    for registry in status.get("registries", []):
+        _registry(registry, out)
 
 
 def _config(config: ConfigRecord, now: float, out: Console) -> None:
@@ -114,6 +120,20 @@ def _config(config: ConfigRecord, now: float, out: Console) -> None:
         out.print(Text(f"the last load had {count} error{'s' * (count > 1)}; {kept}:", "bold red"))
         for problem in config["problems"]:
             out.print(_indented(plain(problem["text"])))
+
+
+def _registry(registry: RegistryRecord, out: Console) -> None:
+    """One line for each ModelMesh's registry, and one for each of its records that cannot be read."""
+    where = f"ModelMesh of {plain(registry['service'])}"
+    if registry["connected"]:
+        age = duration(registry["heard_age_seconds"] or 0.0)
+        out.print(f"{where}: {plain(registry['etcd'])}, heard {age} ago")
+    else:
+        lost = registry["lost_seconds"]
+        since = "" if lost is None else f" for {duration(lost)}"
+        out.print(Text(f"{where}: NOT READ{since}: {plain(registry['error'])}", "yellow"))
+    for key, problem in registry["unreadable"].items():
+        out.print(_indented(f"{plain(key)}: {plain(problem)}"))
 
 
 def _kubernetes(cluster: KubernetesRecord, out: Console) -> None:
@@ -136,6 +156,8 @@ def _service(service: ServiceRecord, out: Console) -> None:
     out.print(Text(f"\nservice {plain(service['host'])}", "bold"))
     if service["pool"] is not None:
         out.print(f"ModelPool {plain(service['pool'])}, key {plain(service['subset_key'] or '')}")
+    if (layout := service.get("layout")) is not None:
+        out.print(layouts.said(layout))
     if service["stale"]:
         out.print(Text("STALE: no replica can be read; the last picture stays in force", "yellow"))
     if not service["known"]:
@@ -146,6 +168,17 @@ def _service(service: ServiceRecord, out: Console) -> None:
     _replicas(service["endpoints"], out)
     out.print()
     _models(service["endpoints"], out)
+    _known(service["known_models"], out)
+
+
+def _known(models: list[KnownRecord], out: Console) -> None:
+    """The models that a ModelMesh knows and that no replica has; what is not even here is unknown."""
+    absent = [model for model in models if model["state"] != "Loaded"]
+    if models:
+        out.print(Text(f"  {len(models)} models are known, {len(absent)} of them not loaded", "dim"))
+    for model in absent:
+        reason = f": {plain(model['reason'])}" if model["reason"] else ""
+        out.print(_indented(f"{plain(model['name'])}: {model['state']}{reason}", 4))
 
 
 def _replicas(endpoints: list[EndpointRecord], out: Console) -> None:

@@ -32,17 +32,19 @@ class ClientEntry(Part):
     nodes: Patterns | None = None
     clusters: Patterns | None = None
     labels: dict[str, Patterns] | None = None
+    reports: Patterns | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.nodes is None and self.clusters is None:
+        if self.nodes is None and self.clusters is None and self.reports is None:
             raise expected('nodes or clusters, such as clusters: ["gateway"]', "neither nodes nor clusters")
         return self
 
     def grant(self) -> Grant:
         """As the protocol core takes it."""
         labels = None if self.labels is None else {key: tuple(each) for key, each in self.labels.items()}
-        return Grant(self.identity, tuple(self.nodes or ()), tuple(self.clusters or ()), labels)
+        reports = tuple(self.reports or ())
+        return Grant(self.identity, tuple(self.nodes or ()), tuple(self.clusters or ()), labels, reports)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,8 @@ def _unknown(name: str, allowed: list[str], istio_only: frozenset[str]) -> tuple
 def _nearest(name: object, allowed: Iterable[str]) -> str:
     """What is allowed, and which of it was probably meant."""
     names = list(allowed)
+    if not names:
+        return "no field: it has none"
     near = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) and len(names) > 1 else []
     return join_or(names, len(names)) + (f" (did you mean {near[0]}?)" if near else "")
 

@@ -89,7 +89,7 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
 
 def write_with_subsets(directory: Path, port: int, endpoints: Sequence[Mapping[str, int | str]]) -> None:
     """Model-aware routing: the seed's two documents, the replicas, and how they tell their models."""
-    _write(
+    write(
         directory,
         {
             REPLICAS: as_yaml(service_entry(endpoints)),
@@ -102,7 +102,7 @@ def write_with_subsets(directory: Path, port: int, endpoints: Sequence[Mapping[s
 
 def write_without_subsets(directory: Path, port: int, endpoints: Sequence[Mapping[str, int | str]]) -> None:
     """The same service as a plain one: the replicas, and a route that knows nothing of models."""
-    _write(
+    write(
         directory,
         {REPLICAS: as_yaml(service_entry(endpoints)), VIRTUAL_SERVICE: plain_virtual_service(port)},
     )
@@ -115,7 +115,7 @@ def clear(directory: Path) -> None:
     directory.mkdir(parents=True)
 
 
-def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+def write(directory: Path, files: Mapping[str, bytes]) -> None:
     """Makes these the only documents of the directory. Each is replaced at once, never seen half written."""
     for name, content in files.items():
         unfinished = directory / f".{name}.new"

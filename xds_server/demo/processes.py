@@ -108,6 +108,16 @@ class Processes:
         if code != 0:
             raise DemoError(_ended(child))
 
+    async def end(self, child: Child, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends one process on purpose, by this signal, and forgets it; killed where that does not help."""
+        self._children.remove(child)
+        _signal(child, number)
+        try:
+            await asyncio.wait_for(child.process.wait(), STOP)
+        except TimeoutError:
+            _signal(child, signal.SIGKILL)
+            await child.process.wait()
+
     async def stop(self) -> None:
         """Ends every process: asked first, killed with its whole group where that does not help."""
         children, self._children = self._children[::-1], []

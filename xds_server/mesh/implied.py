@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from xds_server.mesh.model import Protocol, Service
+from xds_server.mesh.naming import with_names
 from xds_server.mesh.policies import Fallback, Policy, Selector
-from xds_server.mesh.pools import DEFAULT_MODEL_HEADER, ModelMesh, Pool
+from xds_server.mesh.pools import ModelMesh, Pool
 from xds_server.mesh.ports import with_ports
 from xds_server.mesh.routing import (
     MESH_GATEWAY,
@@ -19,7 +20,6 @@ from xds_server.mesh.routing import (
     Destination,
     Gateway,
     GatewayServer,
-    HeaderToKey,
     Route,
     RouteMatch,
     Routing,
@@ -56,7 +56,7 @@ def complete(configurations: Iterable[Configuration]) -> Routing:
         pools=pools,
         gateways=tuple(_sorted(gateways | more_gateways).values()),
         virtual_services=tuple(
-            _for_upstreams(_with_headers(with_ports(service, services), pools), pools)
+            _for_upstreams(_with_names(with_ports(service, services), pools, services), pools)
             for service in _sorted(virtual_services | more_services).values()
         ),
         declared=tuple(sorted({each for part in parts for each in part.declared})),
@@ -126,9 +126,11 @@ def _policy(pool: Pool, written: Mapping[str, Policy]) -> Policy:
     return replace(rule, selectors=(selector,), implied_by=pool.name)
 
 
-def _with_headers(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:
-    """The header `model` mapped to the pool's key on routes to a pool that map no header themselves."""
-    return replace(service, routes=tuple(_with_header(route, pools) for route in service.routes))
+def _with_names(
+    service: VirtualService, pools: Mapping[str, Pool], services: Mapping[str, Service]
+) -> VirtualService:
+    """Where requests name their model, on routes to pools: the header `model`, and what the pools say."""
+    return replace(service, routes=tuple(with_names(route, pools, services) for route in service.routes))
 
 
 def _for_upstreams(service: VirtualService, pools: Mapping[str, Pool]) -> VirtualService:
@@ -144,20 +146,6 @@ def _for_upstreams(service: VirtualService, pools: Mapping[str, Pool]) -> Virtua
         return replace(route, upstream_headers=BALANCED) if placed else route
 
     return replace(service, routes=tuple(of(route) for route in service.routes))
-
-
-def _with_header(route: Route, pools: Mapping[str, Pool]) -> Route:
-    hosts = {destination.host for destination in route.destinations}
-    used = [pools[host] for host in sorted(hosts) if host in pools]
-    if route.header_to_key or not used:
-        return route
-    return replace(
-        route,
-        header_to_key=tuple(
-            HeaderToKey(DEFAULT_MODEL_HEADER, key) for key in sorted({p.subset_key for p in used})
-        ),
-        headers_implied_by=tuple(sorted(pool.name for pool in used)),
-    )
 
 
 def _for_pools(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from xds_server.mesh.layout import AUTO, PoolLayout
+from xds_server.mesh.misses import NO_MISSES, Misses
 from xds_server.mesh.names import NO_NAMES, Names
+from xds_server.mesh.request import MODEL_HEADERS, RequestNames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_SUBSET_KEY = "modelmesh.asm.alibabacloud.com"
 """The `envoy.lb` metadata key that holds an endpoint's models unless a pool names another."""
 
-DEFAULT_MODEL_HEADER = "model"
+DEFAULT_MODEL_HEADER = MODEL_HEADERS[0]
 """The request header that names the model on a route that maps no header itself."""
 
 
@@ -145,7 +147,7 @@ class ModelMesh:
     prefix: str
     loaded_after: float = 30.0
     confirm: Asked | None = None
-    push: bool = False
+    push: Push | None = None
 
 
 Discovery = Asked | StaticModels | Annotations | Push | ModelMesh
@@ -167,3 +169,5 @@ class Pool:
     not_loaded: Fallback | None = None
     names: Names = NO_NAMES
     layout: PoolLayout = AUTO
+    request: RequestNames = field(default_factory=RequestNames)
+    misses: Misses = NO_MISSES

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.model import Endpoint, Service
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
+    from xds_server.mesh.request import Naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Retries:
 class Route:
     """One entry of a VirtualService's `http`. It matches when any of `matches` does; none = all.
 
+    `naming`: how a request to pools names its model (filled in by mesh/implied.py), None elsewhere.
     `headers_implied_by` names the ModelPools whose default header mapping stands in for one that
     nobody wrote. `timeout` in seconds: 0 disables it, None leaves the server's default. `upstream_headers`
     are set on the requests because the pools behind it want them (implied).
@@ -126,6 +128,7 @@ class Route:
     timeout: float | None = None
     retries: Retries | None = None
     upstream_headers: tuple[tuple[str, str], ...] = ()
+    naming: Naming | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,9 @@ class ServiceView:
 
     def _waits_until(self) -> float:
         patience = self._way.limits.patience if self._way else 0.0
-        return waits_until(self._all_joined(self._first), self._all_joined(self._endpoints), patience)
+        # One that is going is not asked any more, so that nothing will be heard of it.
+        first = (e for e in self._first if self._endpoints[e].condition is not Condition.TERMINATING)
+        return waits_until(self._all_joined(first), self._all_joined(self._endpoints), patience)
 
     def _common_failure(self) -> CommonFailure:
         if self._way is None or not self._way.asks:

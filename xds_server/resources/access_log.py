@@ -6,6 +6,7 @@ import envoy_data_plane.envoy.config.accesslog.v3 as accesslog
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.access_loggers.stream.v3 as stream
 
+from xds_server.resources.filters import OWN_NAMESPACE
 from xds_server.resources.parts import LB_NAMESPACE, packed, struct
 
 FIELDS = {
@@ -22,8 +23,11 @@ FIELDS = {
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
     "subset": f"%DYNAMIC_METADATA({LB_NAMESPACE})%",
+    "from": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:from)%",
+    "miss": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:miss)%",
 }
-"""What a line says; `subset` is what the request asked for (its `envoy.lb` metadata)."""
+"""What a line says; `subset` is what the request asked for (its `envoy.lb` metadata), `from` where its model
+was named, `miss` which miss it met."""
 
 
 def to_stdout() -> accesslog.AccessLog:

@@ -9,20 +9,25 @@ import envoy_data_plane.envoy.config.core.v3 as core_v3
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 as previous_hosts
+import envoy_data_plane.envoy.type.matcher.v3 as matcher
 
+from xds_server.mesh.request import MODEL_HEADER
 from xds_server.mesh.routing import UNRESOLVED
 from xds_server.resources import by_model
+from xds_server.resources.filters import OWN_NAMESPACE
 from xds_server.resources.parts import LB_NAMESPACE, duration, packed
 from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from envoy_data_plane.google.protobuf import Any
 
     from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
-    from xds_server.resources.by_model import Rule
     from xds_server.resources.shards import Sharding, Target
+
+
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,43 +44,80 @@ class RouteTimes:
 RETRY_ON = "connect-failure,refused-stream,reset-before-request"
 """Only what the replica cannot have begun to work on: an inference is not always safe to repeat."""
 
-RETRIES = 2
-HOST_SELECTION_ATTEMPTS = 5
-"""How often another endpoint is drawn when the draw was one that has failed already; 1 is too few.
+RETRY_MODELS_ON = f"{RETRY_ON},404"
+"""On routes to pools also the answer of a replica that does not have the model (any more): others may."""
 
-LEAST_REQUEST looks at all endpoints and draws only among those with the fewest requests: while the others are
-busy, one that refuses connections is drawn each time. Outlier detection is what leaves it out.
+GRPC_NOT_FOUND = "5"
+
+RETRIES = 3
+HOST_SELECTION_ATTEMPTS = 200
+"""How often another endpoint is drawn when the draw was one that has failed already.
+
+A replica that fails fast has the fewest requests: of two, LEAST_REQUEST draws the other, busy one 1 time in
+16 (balancing.CHOICES), so that 200 draws miss it 2 times in a million. A draw costs a fraction of a
+microsecond, and a model with one holder has nobody else to draw.
 """
 
+RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.05, 0.5
+"""Seconds: the first pause is a random part of the first, later ones grow to the second."""
 
-def actions(
-    route: Route, times: RouteTimes, sharding: Sharding, rules: Mapping[str, Rule]
-) -> list[tuple[route_v3.RouteAction, float | None]]:
-    """What a route becomes: one action, or one for each destination.
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One of the Envoy routes that a route becomes: its action, and which requests take it.
+
+    `share`: the part of all requests that takes it or one before it; None: all that there are. `headers`:
+    what more they must look like.
+    """
+
+    action: route_v3.RouteAction
+    share: float | None = None
+    headers: tuple[route_v3.HeaderMatcher, ...] = ()
+
+
+def actions(route: Route, times: RouteTimes, sharding: Sharding, keys: Mapping[str, str]) -> Iterator[Taken]:
+    """List what a route becomes, in order. `keys`: the subset keys of pools, by host.
 
     Among clusters of one action Envoy picks either by weight or by hash. So where a destination of several
-    is split into clusters, each destination gets a route of its own, with the share of the requests that
-    takes it or one before it; None: all that there are.
+    is split into clusters, each destination gets a route of its own.
     """
     wanted = _wanted(route.destinations)
-    if len(wanted) > 1 and any(sharding.layout(host) != SINGLE for host, _ in wanted):
-        total, taken = sum(wanted.values()), 0
-        split: list[tuple[route_v3.RouteAction, float | None]] = []
-        for target, weight in wanted.items():
-            taken += weight
-            share = None if taken == total else taken / total
-            split.append((_to_one(target, route, times, sharding, rules), share))
-        return split
-    if len(wanted) == 1:
-        return [(_to_one(next(iter(wanted)), route, times, sharding, rules), None)]
-    made = _common(route, times)
-    made.weighted_clusters = route_v3.WeightedCluster(
-        clusters=[
-            route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
-            for target, weight in wanted.items()
-        ]
-    )
-    return [(made, None)]
+    if len(wanted) > 1 and all(sharding.layout(host) == SINGLE for host, _ in wanted):
+        made = _common(route, times)
+        made.weighted_clusters = route_v3.WeightedCluster(
+            clusters=[
+                route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
+                for target, weight in wanted.items()
+            ]
+        )
+        yield Taken(made)
+        return
+    total, taken = sum(wanted.values()), 0
+    for target, weight in wanted.items():
+        taken += weight
+        share = None if taken == total else taken / total
+        if sharding.layout(target[0]) == SINGLE:
+            made = _common(route, times)
+            made.cluster = sharding.single(*target).name
+            yield Taken(made, share)
+        else:
+            headers = model_headers(route, keys[target[0]])
+            rest, made = _common(route, times), _common(route, times)
+            by_model.to_rest(rest, target)
+            yield Taken(rest, share, tuple(by_model.unnamed(headers)))
+            if headers:
+                by_model.to_model(made, target, sharding, headers)
+                yield Taken(made, share)
+
+
+def model_headers(route: Route, key: str) -> list[str]:
+    """List the headers that may name the model of a pool with this subset key, the one that counts first.
+
+    Of several for one key the last that a request has is what becomes metadata.
+    """
+    if route.naming is not None and key in route.naming.keys:
+        return [MODEL_HEADER]  # where the script finds the name, it has put it into this one
+    return [each.header.lower() for each in reversed(route.header_to_key) if each.key == key]
 
 
 def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
@@ -84,27 +126,13 @@ def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
         timeout=duration(timeout),
         # A request that may take long is silent meanwhile: its idle limit must not come first.
         idle_timeout=duration(max(times.idle, timeout)),
-        retry_policy=_retry_policy(route.retries),
+        retry_policy=_retry_policy(route.retries, to_models=route.naming is not None),
     )
     if any(each.host == UNRESOLVED for each in route.destinations):
         common.cluster_not_found_response_code = (
             route_v3.RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR
         )
     return common
-
-
-def _to_one(
-    target: Target, route: Route, times: RouteTimes, sharding: Sharding, rules: Mapping[str, Rule]
-) -> route_v3.RouteAction:
-    """Send a route's requests to one destination, however it is laid out."""
-    made = _common(route, times)
-    host, port = target
-    layout = sharding.layout(host)
-    if layout == SINGLE:
-        made.cluster = sharding.single(host, port).name
-    else:
-        by_model.choose(made, target, sharding, route.header_to_key, rules[host])
-    return made
 
 
 def _wanted(destinations: Sequence[Destination]) -> dict[Target, int]:
@@ -119,15 +147,19 @@ def _wanted(destinations: Sequence[Destination]) -> dict[Target, int]:
     return dict(sorted(weights.items()))
 
 
-def _retry_policy(retries: Retries | None) -> route_v3.RetryPolicy | None:
+def _retry_policy(retries: Retries | None, *, to_models: bool) -> route_v3.RetryPolicy | None:
     """Retry on another endpoint of the same subset; None for no retries at all."""
     if retries is not None and retries.attempts == 0:
         return None
-    conditions, codes = _conditions(retries.retry_on if retries and retries.retry_on else RETRY_ON)
+    default = RETRY_MODELS_ON if to_models else RETRY_ON
+    conditions, codes = _conditions(retries.retry_on if retries and retries.retry_on else default)
+    if _NOT_FOUND in codes:
+        conditions.append("retriable-headers")
     per_try = retries.per_try_timeout if retries else None
     return route_v3.RetryPolicy(
         retry_on=",".join(conditions),
         retriable_status_codes=codes,
+        retriable_headers=[_grpc_status(GRPC_NOT_FOUND)] if _NOT_FOUND in codes else [],
         num_retries=RETRIES if retries is None else retries.attempts,
         per_try_timeout=None if per_try is None else duration(per_try),
         retry_host_predicate=[
@@ -137,7 +169,15 @@ def _retry_policy(retries: Retries | None) -> route_v3.RetryPolicy | None:
             )
         ],
         host_selection_retry_max_attempts=HOST_SELECTION_ATTEMPTS,
+        retry_back_off=route_v3.RetryPolicyRetryBackOff(
+            base_interval=duration(RETRY_PAUSE), max_interval=duration(LONGEST_RETRY_PAUSE)
+        ),
     )
+
+
+def _grpc_status(code: str) -> route_v3.HeaderMatcher:
+    """Match an answer that is nothing but a gRPC status."""
+    return route_v3.HeaderMatcher(name="grpc-status", string_match=matcher.StringMatcher(exact=code))
 
 
 def _conditions(retry_on: str) -> tuple[list[str], list[int]]:
@@ -158,12 +198,13 @@ def added_header(name: str, value: str) -> core_v3.HeaderValueOption:
     )
 
 
-def header_mapping(mapping: Sequence[HeaderToKey]) -> Any | None:
+def header_mapping(mapping: Sequence[HeaderToKey], marks: Mapping[str, str]) -> Any | None:
     """Write the route's own rules from headers to subset metadata, in the order given; None without any.
 
-    An absent header writes nothing: the request then meets the cluster's own fallback.
+    An absent header writes nothing: the request then meets the cluster's own fallback. `marks` are written
+    for every request, as metadata of ours.
     """
-    if not mapping:
+    if not mapping and not marks:
         return None
     return packed(
         header_to_metadata.Config(
@@ -177,6 +218,15 @@ def header_mapping(mapping: Sequence[HeaderToKey]) -> Any | None:
                     ),
                 )
                 for each in mapping
+            ]
+            + [
+                header_to_metadata.ConfigRule(
+                    header=":path",
+                    on_header_present=header_to_metadata.ConfigKeyValuePair(
+                        metadata_namespace=OWN_NAMESPACE, key=key, value=value
+                    ),
+                )
+                for key, value in marks.items()
             ]
         )
     )

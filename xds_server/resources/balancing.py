@@ -15,6 +15,7 @@ import envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 
 import envoy_data_plane.envoy.extensions.load_balancing_policies.subset.v3 as subset
 
 from xds_server.mesh.policies import Balancer, Fallback, Policy
+from xds_server.resources.naming import ANY_KEY
 from xds_server.resources.parts import extension, struct
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ _SELECTOR_LEVEL = {
 }
 
 
+_NO_LIST = subset.SubsetLbSubsetMetadataFallbackPolicy.METADATA_NO_FALLBACK
+_LIST = subset.SubsetLbSubsetMetadataFallbackPolicy.FALLBACK_LIST
+"""Requests bring what to look for in order: their model, then the one that stands in for it."""
+
+CHOICES = 4
+"""How many endpoints LEAST_REQUEST draws, with replacement, to take the one with the fewest requests.
+
+Of two holders, the busier is taken when all draws are it: once in 16. Two draws, Envoy's default, take it
+every fourth time; a full scan never does, but then a replica that fails fast has the fewest requests and is
+taken for every retry as well, while its neighbour is busy (measured: 18 % of the requests lost, 404).
+"""
+
+_ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelector.ANY_ENDPOINT)
+"""For requests that concern no model, whatever the other selectors and the cluster do with a miss."""
+
+
 def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancingPolicy:
     """Choose the policy of a service: subsets where it has selectors, else its plain balancer."""
     if policy is None:
@@ -50,9 +67,13 @@ def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancing
     message = subset.Subset(
         fallback_policy=_CLUSTER_LEVEL[without_criteria(policy, pool)],
         default_subset=struct(policy.default_subset) if policy.default_subset else None,
+        metadata_fallback_policy=_LIST if pool is not None and pool.misses.falls_back else _NO_LIST,
         list_as_any=True,
         allow_redundant_keys=True,
-        subset_selectors=[_selector(each, pool) for each in _sorted(policy.selectors)],
+        subset_selectors=[
+            *(_selector(each, pool) for each in _sorted(policy.selectors)),
+            *([] if pool is None else [_ANY]),
+        ],
         subset_lb_policy=_only(child),
     )
     return _only(extension(_POLICIES + "subset", message))
@@ -70,13 +91,6 @@ def without_criteria(policy: Policy, pool: Pool | None) -> Fallback:
     if policy.implied_by is None and len(written) == 1:
         return written.pop()
     return Fallback.NO_FALLBACK
-
-
-def not_loaded(policy: Policy, pool: Pool) -> Fallback:
-    """Decide what happens to a request for a model that nobody has: what the selector on the key says."""
-    keyed = [each for each in policy.selectors if pool.subset_key in each.keys]
-    alone = [each for each in keyed if each.keys == (pool.subset_key,)]
-    return fallback_of((alone or keyed)[0], pool) if keyed else without_criteria(policy, pool)
 
 
 def fallback_of(selector: Selector, pool: Pool | None) -> Fallback:
@@ -107,10 +121,7 @@ def _child(balancer: Balancer) -> core.TypedExtensionConfig:
         case Balancer.RANDOM:
             return extension(_POLICIES + "random", random_policy.Random())
         case Balancer.LEAST_REQUEST:
-            # Two random choices draw with replacement: of two holders the busy one still gets a third of
-            # the requests. Subsets are small, so looking at every member costs nothing.
-            method = least_request.LeastRequestSelectionMethod.FULL_SCAN
-            return extension(_POLICIES + "least_request", least_request.LeastRequest(selection_method=method))
+            return extension(_POLICIES + "least_request", least_request.LeastRequest(choice_count=CHOICES))
 
 
 def _only(config: core.TypedExtensionConfig) -> cluster.LoadBalancingPolicy:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from xds_server.mesh.routing import MESH_GATEWAY
 from xds_server.resources.actions import RouteTimes
-from xds_server.resources.by_model import Rule
 from xds_server.resources.clusters import ClusterEncoder
 from xds_server.resources.fronts import Front, gateway_fronts, sidecar_fronts
 from xds_server.resources.parts import kept, resource
@@ -221,8 +220,8 @@ class Builder:
             return False
         self._relaid = False
         layouts = {host: each for host, each in sorted(self._layouts.items()) if each != SINGLE}
-        rules = {host: Rule.of(routing.policies.get(host), pool) for host, pool in routing.pools.items()}
-        self._routes = self._routes.successor(replace(self._options.sharding, layouts=layouts), rules)
+        keys = {host: pool.subset_key for host, pool in routing.pools.items()}
+        self._routes = self._routes.successor(replace(self._options.sharding, layouts=layouts), keys)
         self._encoded_fronts = self._encode_fronts(routing)
         self._known_views.clear()
         if documents:

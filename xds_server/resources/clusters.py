@@ -14,14 +14,14 @@ import envoy_data_plane.envoy.extensions.upstreams.http.v3 as upstreams
 from envoy_data_plane.envoy.type.v3 import Percent
 
 from xds_server.mesh.model import Protocol
-from xds_server.mesh.policies import ConnectionPool
+from xds_server.mesh.policies import ConnectionPool, OutlierDetection
 from xds_server.resources.balancing import balancing
 from xds_server.resources.parts import duration, over_ads, packed
 from xds_server.wire import field, string, uint
 
 if TYPE_CHECKING:
     from xds_server.mesh.model import ServicePort
-    from xds_server.mesh.policies import OutlierDetection, Policy, TcpKeepalive
+    from xds_server.mesh.policies import Policy, TcpKeepalive
     from xds_server.mesh.pools import Pool
     from xds_server.resources.shards import Shard
 
@@ -38,8 +38,26 @@ A runtime on uvicorn (MLServer, vLLM, KServe) closes it after 5 s, and a request
 that moment is lost: 503 with flag UC, since an inference request that may have begun is not tried again.
 """
 
-MAX_RETRIES = 64
-"""Retries under way at once, for all models together (Envoy's default is 3)."""
+RETRIES_UNDER_WAY = 64
+"""Retries that may be under way at once, for all models together, however few requests there are."""
+
+RETRY_SHARE = 50.0
+"""Percent of the requests under way that may be retries beyond those."""
+
+UNREACHABLE = OutlierDetection(
+    consecutive_5xx_errors=0,
+    consecutive_gateway_errors=0,
+    split_external_local_origin_errors=True,
+    consecutive_local_origin_failures=1,
+    interval=1.0,
+    base_ejection_time=2.0,
+    max_ejection_percent=50,
+)
+"""Of a pool's endpoints, where no rule says else: one that cannot be reached is left out for some seconds.
+
+Without it, LEAST_REQUEST draws a replica that refuses connections before all others, since it has the
+fewest requests. What replicas answer does not count: a model that fails would take replicas from others.
+"""
 
 _ALWAYS = 100
 _NEVER = 0
@@ -79,7 +97,7 @@ def _of_policy(policy: Policy | None) -> tuple[object, ...]:
 
 
 def _of_pool(pool: Pool | None) -> tuple[object, ...]:
-    return () if pool is None else (pool.subset_key, pool.no_model, pool.not_loaded)
+    return () if pool is None else (pool.subset_key, pool.no_model, pool.not_loaded, pool.misses.falls_back)
 
 
 def _identity(name: str) -> bytes:
@@ -96,6 +114,8 @@ def _common(protocol: Protocol, policy: Policy | None, pool: Pool | None) -> clu
     """Build all other fields of a Cluster."""
     limits = (policy.connection_pool if policy else None) or ConnectionPool()
     outlier = policy.outlier_detection if policy else None
+    if outlier is None and pool is not None:
+        outlier = UNREACHABLE
     options = upstreams.HttpProtocolOptions(
         common_http_protocol_options=_common_http(protocol, limits),
         explicit_http_config=_explicit_http(protocol, limits),
@@ -132,9 +152,16 @@ def _circuit_breakers(limits: ConnectionPool) -> cluster.CircuitBreakers:
                 max_connections=_or(limits.max_connections, NO_LIMIT),
                 max_pending_requests=_or(limits.http1_max_pending_requests, NO_LIMIT),
                 max_requests=_or(limits.http2_max_requests, NO_LIMIT),
-                max_retries=_or(limits.max_retries, MAX_RETRIES),
+                max_retries=limits.max_retries,
+                retry_budget=_retry_budget() if limits.max_retries is None else None,
             )
         ]
+    )
+
+
+def _retry_budget() -> cluster.CircuitBreakersThresholdsRetryBudget:
+    return cluster.CircuitBreakersThresholdsRetryBudget(
+        budget_percent=Percent(value=RETRY_SHARE), min_retry_concurrency=RETRIES_UNDER_WAY
     )
 
 

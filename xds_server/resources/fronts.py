@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xds_server.mesh.pools import DEFAULT_MODEL_HEADER
-from xds_server.mesh.routing import MESH_GATEWAY, Destination, HeaderToKey, Route, VirtualService
+from xds_server.mesh.naming import with_names
+from xds_server.mesh.routing import MESH_GATEWAY, Destination, Route, VirtualService
 from xds_server.resources import domains, names
 from xds_server.resources.listeners import encode_gateway, encode_sidecar
 from xds_server.resources.routes import Claim, EncodedRoutes, RouteEncoder, claimed
@@ -90,10 +90,7 @@ def _sidecar_domains(
 
 
 def _plain(service: Service, port: int, routing: Routing) -> VirtualService:
-    """Route everything to the service; where it holds models, the default header names the model."""
-    pool = routing.pools.get(service.host)
-    mapping = () if pool is None else (HeaderToKey(DEFAULT_MODEL_HEADER, pool.subset_key),)
-    route = Route(
-        name="default", matches=(), destinations=(Destination(service.host, port),), header_to_key=mapping
-    )
+    """Route everything to the service; where it holds models, its pool's defaults say where names are."""
+    plain = Route(name="default", matches=(), destinations=(Destination(service.host, port),))
+    route = with_names(plain, routing.pools, routing.services)
     return VirtualService(name=service.host, hosts=(service.host,), gateways=(MESH_GATEWAY,), routes=(route,))

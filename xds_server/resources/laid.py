@@ -14,6 +14,7 @@ from xds_server.mesh.layout import LayoutKind
 from xds_server.resources import members as placing
 from xds_server.resources.endpoints import AssignmentEncoder
 from xds_server.resources.parts import kept, resource
+from xds_server.resources.shards import Shard
 from xds_server.resources.views import ShardResources
 from xds_server.xds.model import CLUSTER
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from xds_server.resources.clusters import ClusterEncoder
     from xds_server.resources.layouts import Misses
     from xds_server.resources.members import Key
-    from xds_server.resources.shards import Layout, Shard, Sharding
+    from xds_server.resources.shards import Layout, Sharding
     from xds_server.resources.views import Changes
 
 
@@ -74,8 +75,11 @@ class Laid:
         self._spare: set[Key] = set()
         """Shards of models that nobody holds and whose requests any of the pool's endpoints may take."""
         self.stale: dict[Key, Stale] = {}
-        for index in range(layout.count):
-            self._open(index)
+        if layout.kind is not LayoutKind.PER_MODEL:
+            for index in range(layout.count):
+                self._open(index)
+        if layout.kind is not LayoutKind.SINGLE:
+            self._open(placing.REST)
         self._fill()
 
     @property
@@ -179,10 +183,14 @@ class Laid:
             return self._picture
         picture = self._picture
         policy = picture.policy
-        if self.layout.kind is LayoutKind.PER_MODEL and policy is not None and picture.pool is not None:
+        if isinstance(key, str) and policy is not None and picture.pool is not None:
             policy = replace(policy, selectors=_without(picture.pool.subset_key, policy.selectors))
-        found = self._members[0 if key in self._spare else key]
-        return replace(picture, endpoints=tuple(found.values()), policy=policy)
+        return replace(picture, endpoints=self._endpoints(key), policy=policy)
+
+    def _endpoints(self, key: Key) -> tuple[PlacedEndpoint, ...]:
+        if key not in self._spare:
+            return tuple(self._members[key].values())
+        return tuple(each for each in self._members[placing.REST].values() if self.misses.take(each))
 
     def _change(self, before: PlacedEndpoint | None, after: PlacedEndpoint | None) -> None:
         for key, part in placing.parts(self.layout, self.misses, before, after):
@@ -197,14 +205,14 @@ class Laid:
             self._mark(key, withdrawal=placing.withdraws(part))
             if isinstance(key, str):
                 self._hold(key, held=bool(members))
-            elif self._spare:
+            elif key == placing.REST:
                 for spare in self._spare:
                     self._mark(spare, withdrawal=placing.withdraws(part))
 
     def _hold(self, key: str, *, held: bool) -> None:
         if held:
             self._spare.discard(key)
-        elif self.misses.everywhere:
+        elif self.misses:
             self._spare.add(key)
 
     def _mark(self, key: Key, *, withdrawal: bool) -> None:
@@ -222,9 +230,9 @@ class Laid:
         host = picture.service.host
         for port in sorted({port.number for port in picture.service.ports}):
             if isinstance(key, str):
-                yield replace(self._sharding.single(host, port), alias="", model=key)
-            elif self.layout.kind is LayoutKind.PER_MODEL:
-                yield self._sharding.single(host, port)
+                yield Shard(host, port, model=key)
+            elif key == placing.REST:
+                yield Shard(host, port, rest=True)
             else:
                 yield self._sharding.part(host, port, self.layout, key)
 

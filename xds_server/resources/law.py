@@ -20,6 +20,13 @@ PER_PAIR = 0.02e-6
 PER_MODEL_CHANGE = 0.3e-3
 """Seconds that a worker spends on a change where each model has a cluster of its own, at any size."""
 
+NAME_BYTES = 12
+"""Of a model's name, where no name is known."""
+
+LARGE_POOL = 1000
+BYTES_SHARE = 0.1
+"""From LARGE_POOL endpoints on, a change is to be at most this part of what it is in one cluster."""
+
 SHARE = 0.05
 """Of a worker's time that rebuilds may take."""
 
@@ -94,11 +101,27 @@ def allowed(budget: float, rate: float) -> float:
     return min(budget, SHARE / rate) if rate > 0 else budget
 
 
+def change_bytes(size: Size, shards: int, name_bytes: int = NAME_BYTES) -> float:
+    """How many bytes a change of one shard of `shards` is expected to be, to each Envoy."""
+    held = size.endpoints * size.per_endpoint / shards
+    return members(size, shards) * _ENDPOINT_BYTES + held * (name_bytes + _NAME_OVERHEAD)
+
+
 def fewest_shards(size: Size, limit: float) -> int:
     """Find the smallest power of two of which each shard is rebuilt within `limit` seconds.
 
-    MAX_SHARDS where not even those would do.
+    MAX_SHARDS where not even those would do. From LARGE_POOL endpoints on, up to four times as many where
+    a change would else be more than a tenth of the bytes that it is in one cluster.
     """
+    shards = _within(size, limit)
+    if shards == 1 or size.endpoints < LARGE_POOL or size.everywhere:
+        return shards
+    saved = change_bytes(size, 1) * BYTES_SHARE
+    wanted = (shards * times for times in (1, 2, 4) if shards * times <= MAX_SHARDS)
+    return next((count for count in wanted if change_bytes(size, count) <= saved), shards)
+
+
+def _within(size: Size, limit: float) -> int:
     shards = 1
     while shards < MAX_SHARDS and rebuild(size, shards) > limit * _TOLERANCE:
         shards *= 2
@@ -112,7 +135,7 @@ def predict(
     *,
     rate: float = 0.0,
     workers: int = 2,
-    name_bytes: int = 12,
+    name_bytes: int = NAME_BYTES,
 ) -> Prediction:
     """Predict what a layout costs; `shards` counts for `sharded` alone. ValueError for `auto`."""
     match kind:
@@ -125,14 +148,13 @@ def predict(
         case LayoutKind.SINGLE | LayoutKind.SHARDED:
             count = shards if kind is LayoutKind.SHARDED else 1
             each = members(size, count)
-            held = size.endpoints * size.per_endpoint / count
             seconds = rebuild(size, count)
             return Prediction(
                 kind,
                 count,
                 seconds,
                 rate * seconds,
-                round(each * _ENDPOINT_BYTES + held * (name_bytes + _NAME_OVERHEAD)),
+                round(change_bytes(size, count, name_bytes)),
                 round(
                     _BASE_BYTES + _SUBSET_BYTES * size.models * (workers + 1) + _MEMBER_BYTES * each * count
                 ),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.policies import Fallback
 from xds_server.resources import law
-from xds_server.resources.balancing import fallback_of, without_criteria
+from xds_server.resources.balancing import fallback_of
 from xds_server.resources.shards import SINGLE, Layout
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def _layout(asked: PoolLayout, size: law.Size, limit: float, present: Choice | N
 def _by_law(asked: PoolLayout, size: law.Size, limit: float, present: Choice | None) -> tuple[Layout, str]:
     least = 2 if asked.kind is LayoutKind.SHARDED else 1
     count = max(least, law.fewest_shards(size, limit))
-    reason = f"the fewest that stay within {limit * 1000:.3g} ms a change"
+    large = size.endpoints >= law.LARGE_POOL and not size.everywhere
+    saving = " and a tenth of one cluster's bytes" if large else ""
+    reason = f"the fewest that stay within {limit * 1000:.3g} ms{saving} a change"
     if present is not None and present.asked == asked and present.layout.count > count:
         relaxed = max(least, law.fewest_shards(size, limit * SLACK))
         if relaxed > present.layout.count // 2:
@@ -100,32 +102,39 @@ def _sharded(count: int) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class Misses:
-    """Which endpoints a request may reach that no subset matches: all, those with some labels, or none.
+    """Which endpoints a request may reach whose model nobody has: all, those with some labels, or none.
 
-    They are in every shard, so that a fallback keeps its meaning over the whole pool. `splittable`: where
-    the default subset names a model, only one cluster can say what it means.
+    They are in every shard, so that a fallback keeps its meaning over the whole pool. `obstacle`: why only
+    one cluster can say what is meant; empty where shards can.
     """
 
     everywhere: bool = False
     labels: tuple[tuple[str, str], ...] = ()
-    splittable: bool = True
+    obstacle: str = ""
+
+    def __bool__(self) -> bool:
+        return self.everywhere or bool(self.labels)
 
     @classmethod
     def of(cls, policy: Policy | None, pool: Pool | None) -> Misses:
         """Find them from a service's rule and its pool."""
         if policy is None or pool is None:
             return cls()
-        found = {without_criteria(policy, pool)}
-        found.update(fallback_of(selector, pool) for selector in policy.selectors)
+        found = {fallback_of(selector, pool) for selector in policy.selectors}
+        # A selector without the key may match a request whose model has nothing to do with it.
         apart = any(pool.subset_key not in selector.keys for selector in policy.selectors)
-        everywhere = Fallback.ANY_ENDPOINT in found or apart or not policy.selectors
-        if everywhere or Fallback.DEFAULT_SUBSET not in found:
-            return cls(everywhere)
-        labels = tuple(sorted(policy.default_subset.items()))
-        return cls(labels=labels, splittable=pool.subset_key not in policy.default_subset)
+        if pool.misses.falls_back:
+            everywhere = Fallback.ANY_ENDPOINT in found or apart or not policy.selectors
+            return cls(everywhere, obstacle="a model that nobody has falls back to another")
+        if Fallback.ANY_ENDPOINT in found or apart or not policy.selectors:
+            return cls(everywhere=True)
+        if Fallback.DEFAULT_SUBSET not in found:
+            return cls()
+        obstacle = "its default subset names a model" if pool.subset_key in policy.default_subset else ""
+        return cls(labels=tuple(sorted(policy.default_subset.items())), obstacle=obstacle)
 
     def take(self, placed: PlacedEndpoint) -> bool:
-        """Whether a miss may reach this endpoint."""
+        """Whether such a request may reach this endpoint."""
         if self.everywhere or not self.labels:
             return self.everywhere
         labels = placed.endpoint.labels

@@ -7,14 +7,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.core.v3 as core
-import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
-import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 
 from xds_server.resources.access_log import to_stdout
+from xds_server.resources.filters import early_mutations, http_filters, local_replies
 from xds_server.resources.parts import address, over_ads, packed
-from xds_server.resources.routes import HEADER_TO_METADATA
 from xds_server.wire import field, string
 
 if TYPE_CHECKING:
@@ -64,11 +62,9 @@ def _common_manager(*, access_log: bool, outside: bool) -> bytes:
         hcm.HttpConnectionManager(
             # HTTP/1.1, and HTTP/2 with prior knowledge or by ALPN, on one port.
             codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
-            http_filters=[
-                # Without rules of its own: each route brings them.
-                hcm.HttpFilter(name=HEADER_TO_METADATA, typed_config=packed(header_to_metadata.Config())),
-                hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router.Router())),
-            ],
+            http_filters=http_filters(),
+            early_header_mutation_extensions=early_mutations(),
+            local_reply_config=local_replies(),
             access_log=[to_stdout()] if access_log else [],
             use_remote_address=True if outside else None,
             request_headers_timeout=_HEADERS_WITHIN,

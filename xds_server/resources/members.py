@@ -2,6 +2,7 @@
 
 Told of one changed endpoint, it answers with the shards that this touches; nothing here looks at the
 others. Endpoints that a miss may reach are in every shard, without models where they hold none of it.
+Requests that name no model have a cluster of their own, with every endpoint and without models.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from xds_server.resources.layouts import Misses
 
 Key = int | str
-"""A shard within its layout: its index, or the only model that it has.
+"""A shard within its layout: its index, or the only model that it has."""
 
-Where each model has its own, index 0 is the one for requests that no model's shard can take.
-"""
+REST = -1
+"""The shard of a split pool that has every endpoint and no model."""
 
 Part = tuple["PlacedEndpoint | None", "PlacedEndpoint | None"]
 """An endpoint as a shard had it and is to have it; None where it was or is not in it."""
@@ -48,21 +49,23 @@ def parts(
 
 def _held(layout: Layout, placed: PlacedEndpoint) -> Mapping[Key, tuple[str, ...]]:
     """The models of an endpoint by shard, each shard's in their order."""
-    if layout.kind is LayoutKind.PER_MODEL:
-        return dict.fromkeys(placed.models, ())
-    if layout.count == 1:
-        return {0: placed.models}
-    held: dict[Key, list[str]] = {}
-    for model in placed.models:
-        held.setdefault(shard_of(model, layout.count), []).append(model)
-    return {index: tuple(models) for index, models in held.items()}
+    match layout.kind:
+        case LayoutKind.SINGLE:
+            return {0: placed.models}
+        case LayoutKind.PER_MODEL:
+            return {REST: (), **dict.fromkeys(placed.models, ())}
+        case _:
+            held: dict[Key, list[str]] = {REST: []}
+            for model in placed.models:
+                held.setdefault(shard_of(model, layout.count), []).append(model)
+            return {index: tuple(models) for index, models in held.items()}
 
 
 def _keys(
     layout: Layout, misses: Misses, placed: PlacedEndpoint | None, held: Mapping[Key, tuple[str, ...]]
 ) -> set[Key]:
     found = set(held)
-    if placed is not None and misses.take(placed):
+    if placed is not None and layout.kind is LayoutKind.SHARDED and misses.take(placed):
         found.update(range(layout.count))
     return found
 

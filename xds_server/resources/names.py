@@ -19,6 +19,11 @@ def cluster(host: str, port: int, index: int = 0, count: int = 1) -> str:
     return f"{host}|{port}" if count == 1 else f"{host}|{port}|{index}of{count}"
 
 
+def rest_cluster(host: str, port: int) -> str:
+    """Name the cluster of a split service that has every endpoint and no model."""
+    return f"{host}|{port}|rest"
+
+
 def model_cluster(host: str, port: int, model: str) -> str:
     """Name the cluster of one model. The prefix keeps a request from choosing any other cluster by name."""
     return f"{host}|{port}~{model}"

@@ -90,7 +90,8 @@ class ServiceState:
     def drop(self, laid: Laid) -> None:
         """Forget a former layout; the next `encode` tells that its shards have ended."""
         self.former = [each for each in self.former if each is not laid]
-        self._ended.update(laid.shards)
+        # Some are the same in every layout.
+        self._ended.update(laid.shards.keys() - {shard for each in self._all() for shard in each.shards})
 
     def encode(self, clusters: ClusterEncoder, pace: Pace | None, *, urgent: bool) -> Work:
         """Encode what is stale and may go now; says what became of each shard."""
@@ -135,8 +136,8 @@ class ServiceState:
         endpoints = len(self.picture.endpoints)
         mean = self._held / endpoints if endpoints else 0.0
         size = law.Size(endpoints, len(self._holders), mean, everywhere=misses.everywhere)
-        if not misses.splittable:
-            return single(pool.layout, size, "its default subset names a model")
+        if misses.obstacle:
+            return single(pool.layout, size, misses.obstacle)
         rate = 0.0 if pace is None else rate_step(pace.rate(self.picture.service.host))
         return choose(pool.layout, size, rate, self.choice)
 

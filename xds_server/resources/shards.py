@@ -35,11 +35,12 @@ class Layout:
 SINGLE = Layout()
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """Part `index` of `count` of the models that `host` serves on its port `port` (a number).
 
-    `model`: the only one of a shard that belongs to one model.
+    `model`: the only one of a shard that belongs to one model. `rest`: the shard without models, for
+    requests that name none and for those whose model has no shard of its own.
     """
 
     host: str
@@ -48,10 +49,13 @@ class Shard:
     count: int = 1
     alias: str = ""
     model: str | None = None
+    rest: bool = False
 
     @property
     def name(self) -> str:
         """The name of its cluster and of its assignment."""
+        if self.rest:
+            return names.rest_cluster(self.host, self.port)
         if self.model is not None:
             return names.model_cluster(self.host, self.port, self.model)
         return self.alias or names.cluster(self.host, self.port, self.index, self.count)

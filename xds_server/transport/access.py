@@ -19,6 +19,7 @@ CODES = {
     Refusal.NO_IDENTITY: grpc.StatusCode.UNAUTHENTICATED,
     Refusal.UNKNOWN_IDENTITY: grpc.StatusCode.PERMISSION_DENIED,
     Refusal.FOREIGN_NODE: grpc.StatusCode.PERMISSION_DENIED,
+    Refusal.FOREIGN_REPORT: grpc.StatusCode.PERMISSION_DENIED,
     Refusal.TOO_MANY_STREAMS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Refusal.REQUEST_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Refusal.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -67,6 +68,16 @@ class Doorkeeper:
             f"it may be: {'; or '.join(map(str, grants))}"
         )
         raise RefusedError(Refusal.FOREIGN_NODE, text)
+
+    def admit_report(self, identities: tuple[str, ...], subject: str) -> None:
+        """Let the holder of these identities report on a pod or endpoint, or raise RefusedError."""
+        self.admit(identities)
+        if self.access is None or any(each.may_report(subject) for each in self.access.grants(identities)):
+            return
+        grants = self.access.grants(identities)
+        may = "; or ".join(map(str, grants))
+        text = f"identity {grants[0].identity} may not report on {subject}; it may be: {may}"
+        raise RefusedError(Refusal.FOREIGN_REPORT, text)
 
     def may_see(self, identities: tuple[str, ...], node: Node) -> bool:
         """Whether the holder of these identities could be `node`."""

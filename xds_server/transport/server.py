@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from xds_server.report_messages import METHOD, SERVICE
 from xds_server.transport import csds, health
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
@@ -22,6 +23,7 @@ from xds_server.transport.channel import channel_options
 from xds_server.transport.encoder import SharedEncoder
 from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.quiet import Quieter
+from xds_server.transport.reports import ReportStreams
 from xds_server.transport.stream import Stream
 from xds_server.xds.messages import ProtocolError, Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from typing import TypeAlias
 
+    from xds_server.transport.reports import TakesReports
     from xds_server.transport.tls import Certificates
     from xds_server.xds.access import AccessList
     from xds_server.xds.hub import Hub
@@ -83,6 +86,7 @@ class XdsServer:
         address: HOST:PORT; port 0 picks a free one.
         options: how streams are kept.
         certificates: loaded already; None: plain text.
+        reports: who is told what reporters say; None: they are refused.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class XdsServer:
         address: str,
         options: ServerOptions | None = None,
         certificates: Certificates | None = None,
+        reports: TakesReports | None = None,
     ) -> None:
         self._hub = hub
         self._encoder = SharedEncoder(hub)
@@ -102,6 +107,7 @@ class XdsServer:
         self._quieter = Quieter(time.monotonic)
         self._ending = asyncio.Event()
         rate = self._options.streams_per_second
+        self._reports = ReportStreams(reports, self._door, self._ending)
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
         self._health = health.Health((service for service, _, _ in _SERVICES), self._met)
         self._statuses = csds.ClientStatuses(hub, time.time)
@@ -170,7 +176,7 @@ class XdsServer:
         ]
 
     def _tools(self) -> list[grpc.GenericRpcHandler]:
-        """What is served beside xDS: health, and the status of clients."""
+        """What is served beside xDS: health, the status of clients, and reporters."""
         return [
             grpc.method_handlers_generic_handler(
                 health.SERVICE,
@@ -186,7 +192,15 @@ class XdsServer:
                     "StreamClientStatus": grpc.stream_stream_rpc_method_handler(self._stream_status),
                 },
             ),
+            grpc.method_handlers_generic_handler(
+                SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._take_reports)}
+            ),
         ]
+
+    async def _take_reports(self, _: object, context: Context) -> None:
+        async with self._refusing(context):
+            with self._place():
+                await self._reports.serve(context)
 
     async def _fetch_status(self, request: bytes, context: Context) -> bytes:
         async with self._refusing(context):

@@ -21,21 +21,29 @@ class Grant:
     """What one identity may claim. Patterns are globs (`*`, `?`, `[...]`), matched with their case.
 
     An empty tuple of patterns leaves that part free. `labels` None leaves labels free; otherwise a node
-    may have these labels only, each with a value that one of its patterns matches.
+    may have these labels only, each with a value that one of its patterns matches. `reports`: the pods, or
+    endpoints, whose models it may report; none by itself, and whoever has only those is no node.
     """
 
     identity: str
     nodes: tuple[str, ...] = ()
     clusters: tuple[str, ...] = ()
     labels: Mapping[str, tuple[str, ...]] | None = None
+    reports: tuple[str, ...] = ()
 
     def covers(self, node: Node) -> bool:
         """Whether the identity may be this node."""
+        if self.reports and not self.nodes and not self.clusters:
+            return False
         return (
             _matches(node.id, self.nodes)
             and _matches(node.cluster, self.clusters)
             and (self.labels is None or all(self._has(*label) for label in node.labels.items()))
         )
+
+    def may_report(self, subject: str) -> bool:
+        """Whether the identity may report on this pod or endpoint."""
+        return any(fnmatchcase(subject, pattern) for pattern in self.reports)
 
     def _has(self, key: str, value: str) -> bool:
         patterns = (self.labels or {}).get(key)
@@ -49,7 +57,12 @@ class Grant:
     def _limits(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         labels = tuple(f"{key}={'|'.join(each)}" for key, each in (self.labels or {}).items())
         none = ("none",) if self.labels is not None and not self.labels else ()
-        return ("node id", self.nodes), ("cluster", self.clusters), ("labels", labels or none)
+        return (
+            ("node id", self.nodes),
+            ("cluster", self.clusters),
+            ("labels", labels or none),
+            ("reporter of", self.reports),
+        )
 
 
 class AccessList:

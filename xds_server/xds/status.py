@@ -35,6 +35,7 @@ class Refusal(StrEnum):
     NO_IDENTITY = "no_identity"
     UNKNOWN_IDENTITY = "unknown_identity"
     FOREIGN_NODE = "foreign_node"
+    FOREIGN_REPORT = "foreign_report"
     TOO_MANY_STREAMS = "too_many_streams"
     REQUEST_TOO_LARGE = "request_too_large"
     TOO_MANY_REQUESTS = "too_many_requests"

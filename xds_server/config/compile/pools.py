@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 from pydantic.alias_generators import to_camel
 
 from xds_server.config.compile.modelmesh import model_mesh
+from xds_server.config.compile.pool_misses import check_default_subset, fallback_of, misses_of
 from xds_server.config.compile.pool_names import names_of
+from xds_server.config.compile.pool_request import request_names
 from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.problems import describe, join_or
 from xds_server.mesh.layout import PoolLayout
 from xds_server.mesh.model import join_host_port
-from xds_server.mesh.policies import Fallback
-from xds_server.mesh.pools import Pool, Push, StaticModels
+from xds_server.mesh.pools import Annotations, Pool, Push, StaticModels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
-    from xds_server.config.documents.model_pool import MissPolicy, ModelPoolSpec
+    from xds_server.config.documents.model_pool import ModelPoolSpec
     from xds_server.mesh.policies import Policy, Selector
     from xds_server.mesh.pools import Discovery
 
@@ -39,7 +40,9 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             found = f"{describe(document.spec.host)}, which {other} is for too"
             context.problems.append(document.place.problem(path, found, "one ModelPool for each host"))
             continue
-        if policy := context.policies.get(service.host):
+        policy = context.policies.get(service.host)
+        check_default_subset(document, policy, context)
+        if policy is not None:
             _check_against(policy, document, context)
         spec = document.spec
         context.pools[service.host] = Pool(
@@ -47,15 +50,13 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             host=service.host,
             discovery=_discovery(document, service.host, context),
             subset_key=spec.subset_key,
-            no_model=_fallback(spec.on_miss.no_model),
-            not_loaded=_fallback(spec.on_miss.not_loaded),
+            no_model=fallback_of(spec.on_miss.no_model),
+            not_loaded=fallback_of(spec.on_miss.not_loaded),
             names=names_of(spec.models),
             layout=PoolLayout(spec.layout.type, _shards(spec.layout.shards), spec.layout.budget),
+            request=request_names(spec.request),
+            misses=misses_of(spec.on_miss),
         )
-
-
-def _fallback(policy: MissPolicy | None) -> Fallback | None:
-    return None if policy is None else Fallback(policy.value)
 
 
 def _shards(written: str | int) -> int | None:
@@ -81,7 +82,7 @@ def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: C
         )
         context.problems.append(problem)
     wanted = spec.on_miss.not_loaded
-    if wanted is not None and any(selector.fallback != wanted.value for selector in selectors):
+    if any(selector.fallback is not fallback_of(wanted) for selector in selectors) and wanted is not None:
         said = join_or(sorted({selector.fallback.value for selector in selectors}))
         problem = document.place.problem(
             ("spec", "onMiss", "notLoaded"),
@@ -108,6 +109,8 @@ def _discovery(document: Document[ModelPoolSpec], host: str, context: Context) -
         return model_mesh(document.place, models.model_mesh, endpoints, context)
     if models.push is not None:
         return Push(models.push.grace)
+    if models.annotations is not None:
+        return Annotations()
     way = asked(models)
     if way is not None:
         field, discovery = way

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BeforeValidator, Field
-
-from xds_server.config.documents.base import Host, NonEmpty, OneOf, Part
+from xds_server.config.documents.base import Host, NonEmpty, Part
 from xds_server.config.documents.pool_layout import LayoutPart
+from xds_server.config.documents.pool_misses import OnMissPart
 from xds_server.config.documents.pool_models import ModelsPart
+from xds_server.config.documents.pool_request import RequestPart
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY
-
-
-class MissPolicy(StrEnum):
-    """What becomes of a request that no endpoint matches."""
-
-    ANY_ENDPOINT = "ANY_ENDPOINT"
-    NO_FALLBACK = "NO_FALLBACK"
-
-
-class OnMissPart(Part):
-    """What becomes of a request that names no model, or one that is loaded nowhere."""
-
-    no_model: Annotated[MissPolicy, BeforeValidator(OneOf(MissPolicy))] | None = None
-    not_loaded: Annotated[MissPolicy, BeforeValidator(OneOf(MissPolicy))] | None = None
 
 
 class ModelPoolSpec(Part):
@@ -33,5 +18,6 @@ class ModelPoolSpec(Part):
     host: Host
     subset_key: NonEmpty = DEFAULT_SUBSET_KEY
     models: ModelsPart
+    request: RequestPart = Field(default_factory=RequestPart)
     on_miss: OnMissPart = Field(default_factory=OnMissPart)
     layout: LayoutPart = Field(default_factory=LayoutPart)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, model_validator
 from pydantic.alias_generators import to_camel
 
 from xds_server.config.documents.base import NonEmpty, Once, expected
+from xds_server.config.documents.pool_annotations import AnnotationsPart
 from xds_server.config.documents.pool_modelmesh import ModelMeshPart, PushPart
 from xds_server.config.documents.pool_names import NamesPart
 from xds_server.config.documents.pool_runtimes import (
@@ -33,12 +34,23 @@ WAYS = (
     "kserve",
     "model_mesh",
     "push",
+    "annotations",
     "static",
 )
 """The fields of ModelsPart of which exactly one is given."""
 
 ALL_DEFAULTS = frozenset(
-    {"openInference", "openai", "llamaCpp", "ollama", "torchServe", "openVino", "kserve", "push"}
+    {
+        "openInference",
+        "openai",
+        "llamaCpp",
+        "ollama",
+        "torchServe",
+        "openVino",
+        "kserve",
+        "push",
+        "annotations",
+    }
 )
 """Those that mean something with nothing under them."""
 
@@ -60,6 +72,7 @@ class ModelsPart(NamesPart):
     kserve: KServePart | None = None
     model_mesh: ModelMeshPart | None = None
     push: PushPart | None = None
+    annotations: AnnotationsPart | None = None
     static: dict[NonEmpty, ModelNames] | None = None
 
     @model_validator(mode="before")

@@ -29,6 +29,10 @@ class EtcdWriter:
         self._tls: ssl.SSLContext | bool = tls if tls is not None else True
         self.token = token
 
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
     async def put(self, key: str, value: Any, *, lease: str = "") -> None:
         """Write a value as JSON; with a lease it goes when the lease ends."""
         body = {"key": _coded(key), "value": _coded(json.dumps(value))}

@@ -27,19 +27,23 @@ class Told:
     problem: str = ""
 
 
+SEEN: Mapping[str, Told] = {Origin.ANNOTATION.value: Told(())}
+"""What counts for a replica without annotations: it was looked at, and there are none."""
+
+
 @dataclass(slots=True)
 class PodModels:
     """What the writers of one pod's annotations say; the last good of each stays in force."""
 
     uid: str = ""
     told: dict[str, Told] = field(default_factory=dict)
-    """By source name: `annotation/WRITER`, and plain `annotation`, which says that the pod was seen."""
+    """By source name: `annotation/WRITER`, and plain `annotation`, see SEEN."""
 
     def take(self, key: Key, pod: PodFacts) -> None:
         """Take the pod as it is now. Another pod of the same name inherits nothing."""
         before = self.told if pod.uid == self.uid else {}
         self.uid = pod.uid
-        self.told = {Origin.ANNOTATION.value: Told(())}
+        self.told = dict(SEEN)
         for writer, text in pod.annotations.items():
             source = f"{Origin.ANNOTATION.value}/{writer}"
             try:

@@ -21,7 +21,7 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.model import Service
 from xds_server.mesh.routing import Configuration
-from xds_server.sources.kubernetes.annotations import PodModels, Told
+from xds_server.sources.kubernetes.annotations import SEEN, PodModels, Told
 from xds_server.sources.kubernetes.slices import ServiceSlices
 
 if TYPE_CHECKING:
@@ -201,8 +201,9 @@ class Cluster:
                 del self._behind[pod]
 
     def _told(self, pod: Key | None) -> Mapping[str, Told]:
+        """What the annotations say; nothing where there is no pod, which is a fact too."""
         models = self._models.get(pod) if pod is not None else None
-        return models.told if models is not None else {}
+        return models.told if models is not None else SEEN
 
     def _model_events(self, endpoint: EndpointId, told: Mapping[str, Told]) -> list[Event]:
         """The difference to what the mesh was last told of the endpoint's annotations."""

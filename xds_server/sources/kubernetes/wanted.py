@@ -36,10 +36,10 @@ class Wanted:
 
     def problems(self, services: Mapping[str, Service]) -> list[str]:
         """Ports that are referred to and that the service does not have, in words."""
-        found = []
+        found, wanted = [], self.hosts()
         for name, destination in self._destinations():
             service = services.get(destination.host)
-            if service is None or destination.host not in self.hosts():
+            if service is None or destination.host not in wanted:
                 continue
             ports = join_or([str(port.number) for port in service.ports])
             if destination.port == 0 and len(service.ports) > 1:

@@ -1,0 +1,185 @@
+"""Pacing: the first change at once, then a set share of a worker's time; withdrawals before additions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from moves_world import HOST, World
+
+from xds_server.publisher import Publisher
+from xds_server.resources.pacing import PERIOD, RESERVE, Pace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+COST, SHARE = 0.005, 0.05
+REST = COST / SHARE
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pace(clock: Clock) -> Pace:
+    return Pace(clock, SHARE)
+
+
+def may(pace: Pace, name: str = "a", *, withdrawal: bool = False, urgent: bool = False) -> bool:
+    return pace.may((name,), COST, withdrawal=withdrawal, urgent=urgent)
+
+
+def test_the_first_goes_at_once_and_the_next_after_its_rest(pace: Pace, clock: Clock) -> None:
+    pace.begin()
+    assert may(pace)
+    assert not may(pace)
+    assert pace.next_at == pytest.approx(clock.now + REST)
+    clock.now += REST + 1e-9
+    pace.begin()
+    assert pace.next_at is None
+    assert may(pace)
+
+
+def test_each_cluster_rests_for_itself(pace: Pace) -> None:
+    assert may(pace, "busy")
+    assert not may(pace, "busy")
+    assert may(pace, "quiet")
+
+
+def test_rebuilds_take_the_share_over_time_however_many_changes_there_are(pace: Pace, clock: Clock) -> None:
+    pushed, begun = 0, clock.now
+    while clock.now < begun + 60:
+        pushed += may(pace)
+        clock.now += 0.01
+    assert pushed * COST / 60 == pytest.approx(SHARE, rel=0.15)
+
+
+def test_a_withdrawal_goes_before_additions_and_they_wait_for_it(pace: Pace, clock: Clock) -> None:
+    assert may(pace)
+    assert not may(pace)
+    assert may(pace, withdrawal=True)
+    clock.now += REST + 1e-9
+    assert not may(pace), "the withdrawal's cost is added to the rest"
+    clock.now += REST
+    assert may(pace)
+
+
+def test_withdrawals_keep_the_share_too_when_there_are_many(pace: Pace, clock: Clock) -> None:
+    pushed, begun = 0, clock.now
+    assert RESERVE <= sum(may(pace, withdrawal=True) for _ in range(3 * RESERVE)) <= RESERVE + 1
+    while clock.now < begun + 60:
+        pushed += may(pace, withdrawal=True)
+        clock.now += 0.01
+    assert pushed * COST / 60 == pytest.approx(SHARE, rel=0.15)
+
+
+def test_what_somebody_waits_for_goes_and_is_accounted_for(pace: Pace, clock: Clock) -> None:
+    assert [may(pace, urgent=True) for _ in range(10)] == [True] * 10
+    clock.now += 9 * REST
+    assert not may(pace)
+    clock.now += REST + 1e-9
+    assert may(pace)
+
+
+def test_rests_that_are_over_are_forgotten(pace: Pace, clock: Clock) -> None:
+    for number in range(1000):
+        may(pace, f"{number}")
+        clock.now += REST
+        pace.begin()
+    assert len(pace._rests) < 200
+
+
+def test_the_rate_of_changes_is_that_of_the_last_minute(pace: Pace, clock: Clock) -> None:
+    assert pace.rate("h") == 0
+    for _ in range(int(PERIOD) * 4):
+        pace.changed("h", 2)
+        clock.now += 0.5
+    assert pace.rate("h") == pytest.approx(4, rel=0.05)
+    clock.now += PERIOD + 1
+    assert pace.rate("h") == 0
+
+
+@contextlib.asynccontextmanager
+async def running(publisher: Publisher) -> AsyncIterator[None]:
+    task = asyncio.create_task(publisher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def report(world: World, number: int, *models: str) -> None:
+    world.loaded[world.id(number)] = set(models)
+    world.report(world.id(number))
+    world.publisher.notify()
+
+
+def routed(world: World) -> list[tuple[str, ...]]:
+    """The models of each endpoint, as the last catalog has them in bytes."""
+    state = world.builder.state(HOST)
+    assert state is not None
+    ((_, shards),) = state.targets.items()
+    ((_, made),) = shards.items()
+    assert made.assignment is not None
+    return [tuple(sorted(name for name in "abcdefm" if b"\x1a\x01" + name.encode() in made.assignment.body))]
+
+
+async def test_additions_are_merged_while_a_cluster_rests_and_a_withdrawal_is_not() -> None:
+    world = World().start(m="1,2")
+    # A share so small that the first push's rest outlasts the test.
+    publisher = world.publisher = Publisher(world.mesh, world.builder, world.hub, window=0.0, share=1e-6)
+    publisher.start()
+    async with running(publisher):
+        report(world, 1, "m", "a")
+        await _turns()
+        assert routed(world) == [("a", "m")]
+        for names in ("ab", "abc", "abcd"):
+            report(world, 1, "m", *names)
+            await _turns()
+        assert routed(world) == [("a", "m")], "they wait"
+        assert publisher.pace.next_at is not None
+        report(world, 1, "m", "b", "c", "d")
+        await _turns()
+        assert routed(world) == [("b", "c", "d", "m")], "a goes at once, and takes what waited along"
+        report(world, 1, "m", "b", "c", "d", "e")
+        await _turns()
+        assert routed(world) == [("b", "c", "d", "m")]
+        publisher.flush()
+        assert routed(world) == [("b", "c", "d", "e", "m")], "a move waits for nothing"
+        assert publisher.pace.next_at is None
+
+
+async def test_what_waits_goes_when_the_rest_is_over() -> None:
+    world = World().start(m="1,2")
+    publisher = world.publisher = Publisher(world.mesh, world.builder, world.hub, window=0.0, share=1e-4)
+    publisher.start()
+    async with running(publisher):
+        report(world, 1, "m", "a")
+        await _turns()
+        report(world, 1, "m", "a", "b")
+        await _turns()
+        assert routed(world) == [("a", "m")]
+        assert publisher.pace.next_at is not None
+        async with asyncio.timeout(10):
+            while routed(world) != [("a", "b", "m")]:  # noqa: ASYNC110 - nobody is told of a publication
+                await asyncio.sleep(0.01)
+        assert publisher.pace.next_at is None
+
+
+async def _turns(number: int = 8) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)

@@ -1,0 +1,161 @@
+"""The HTTP filters of a listener. All but the router do nothing until a route asks for them.
+
+So one chain serves all routes: a body is held for its model's name on those routes only that need it, and a
+route to no pool pays for none of this.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import envoy_data_plane.envoy.config.accesslog.v3 as accesslog
+import envoy_data_plane.envoy.config.common.mutation_rules.v3 as mutation_rules
+import envoy_data_plane.envoy.config.core.v3 as core
+import envoy_data_plane.envoy.extensions.filters.http.grpc_field_extraction.v3 as grpc_field_extraction
+import envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 as grpc_json_transcoder
+import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
+import envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 as json_to_metadata
+import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
+import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
+import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
+import envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 as early
+import envoy_data_plane.envoy.type.matcher.v3 as matcher
+
+from xds_server.mesh.request import MODEL_HEADER
+from xds_server.resources.parts import extension, packed
+
+if TYPE_CHECKING:
+    from betterproto2 import Message
+
+HEADER_TO_METADATA = "envoy.filters.http.header_to_metadata"
+GRPC_FIELDS = "envoy.filters.http.grpc_field_extraction"
+JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
+LUA = "envoy.filters.http.lua"
+TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+"""The filters' names in the chain; a route's own rules are given under them."""
+
+FLAGS_HEADER = "x-xds-flags"
+"""On Envoy's own answers, until the script takes it off: the status, and why no replica has answered."""
+
+OWN_NAMESPACE = "xds-server"
+"""The metadata namespace in which a request's facts stand for the access log and the script."""
+
+JSON_NAMESPACE = "xds-server.json"
+
+INFERENCE_SERVICE = "inference.GRPCInferenceService"
+
+GRPC_NAME_FIELDS = {
+    "ModelInfer": "model_name",
+    "ModelMetadata": "name",
+    "ModelReady": "name",
+    "ModelStreamInfer": "model_name",
+}
+"""The methods that concern a model, each with the field of its request that names it."""
+
+_HERE = Path(__file__).parent
+_FIRST_ERROR = 400
+
+
+def http_filters() -> list[hcm.HttpFilter]:
+    """List the chain, in the order in which requests pass it. The script sees what those before it found."""
+    return [
+        # Without rules of its own: each route brings them.
+        hcm.HttpFilter(name=HEADER_TO_METADATA, typed_config=packed(header_to_metadata.Config())),
+        _dormant(GRPC_FIELDS, _grpc_fields()),
+        _dormant(JSON_TO_METADATA, json_to_metadata.JsonToMetadata()),
+        _dormant(LUA, _script()),
+        _dormant(TRANSCODER, _transcoder()),
+        hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router.Router())),
+    ]
+
+
+def early_mutations() -> list[core.TypedExtensionConfig]:
+    """Strip the headers that are ours from clients' requests, before a route is looked for."""
+    ours = [mutation_rules.HeaderMutation(remove=MODEL_HEADER)]
+    return [
+        extension("envoy.http.early_header_mutation.header_mutation", early.HeaderMutation(mutations=ours))
+    ]
+
+
+def local_replies() -> hcm.LocalReplyConfig:
+    """Mark Envoy's own answers to requests that the script has seen, so that it can tell and shape them."""
+    failed = accesslog.StatusCodeFilter(
+        comparison=accesslog.ComparisonFilter(
+            op=accesslog.ComparisonFilterOp.GE,
+            value=core.RuntimeUInt32(default_value=_FIRST_ERROR, runtime_key="xds-server.errors"),
+        )
+    )
+    seen = accesslog.MetadataFilter(
+        matcher=matcher.MetadataMatcher(
+            filter=OWN_NAMESPACE,
+            path=[matcher.MetadataMatcherPathSegment(key="from")],
+            value=matcher.ValueMatcher(present_match=True),
+        ),
+        match_if_key_not_found=False,
+    )
+    both = accesslog.AndFilter(
+        filters=[
+            accesslog.AccessLogFilter(status_code_filter=failed),
+            accesslog.AccessLogFilter(metadata_filter=seen),
+        ]
+    )
+    why = core.HeaderValue(key=FLAGS_HEADER, value="%RESPONSE_CODE% %RESPONSE_FLAGS%")
+    return hcm.LocalReplyConfig(
+        mappers=[
+            hcm.ResponseMapper(
+                filter=accesslog.AccessLogFilter(and_filter=both),
+                headers_to_add=[core.HeaderValueOption(header=why)],
+            )
+        ]
+    )
+
+
+def _dormant(name: str, message: Message) -> hcm.HttpFilter:
+    return hcm.HttpFilter(name=name, typed_config=packed(message), disabled=True)
+
+
+def _grpc_fields() -> grpc_field_extraction.GrpcFieldExtractionConfig:
+    return grpc_field_extraction.GrpcFieldExtractionConfig(
+        descriptor_set=core.DataSource(inline_bytes=descriptors()),
+        extractions_by_method={
+            f"{INFERENCE_SERVICE}.{method}": grpc_field_extraction.FieldExtractions(
+                request_field_extractions={name: grpc_field_extraction.RequestFieldValueDisposition()}
+            )
+            for method, name in GRPC_NAME_FIELDS.items()
+        },
+    )
+
+
+def _script() -> lua.Lua:
+    return lua.Lua(
+        default_source_code=core.DataSource(inline_string=script()),
+        # The script says itself when the route is to be looked for again.
+        clear_route_cache=False,
+    )
+
+
+def _transcoder() -> grpc_json_transcoder.GrpcJsonTranscoder:
+    return grpc_json_transcoder.GrpcJsonTranscoder(
+        proto_descriptor_bin=descriptors(),
+        services=[INFERENCE_SERVICE],
+        match_incoming_request_route=True,
+        print_options=grpc_json_transcoder.GrpcJsonTranscoderPrintOptions(preserve_proto_field_names=True),
+        url_unescape_spec=grpc_json_transcoder.GrpcJsonTranscoderUrlUnescapeSpec.ALL_CHARACTERS,
+        request_validation_options=grpc_json_transcoder.GrpcJsonTranscoderRequestValidationOptions(
+            reject_binding_body_field_collisions=True
+        ),
+    )
+
+
+@cache
+def script() -> str:
+    """Join the parts of the script that runs on routes to pools."""
+    return "".join((_HERE / part).read_text("utf-8") for part in ("request.lua", "answers.lua"))
+
+
+@cache
+def descriptors() -> bytes:
+    """Read the descriptor set of protos/open_inference.proto (`make protos` writes it)."""
+    return (_HERE / "open_inference.pb").read_bytes()

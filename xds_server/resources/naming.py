@@ -1,0 +1,239 @@
+"""From a route to pools to Envoy's routes: one for each place where a request's model may be named.
+
+Each switches on only what its place needs (resources/filters.py), and all but the one for requests without
+a model lead through the script, which puts the name where Envoy's balancer looks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import envoy_data_plane.envoy.config.route.v3 as route_v3
+import envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 as json_to_metadata
+import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
+import envoy_data_plane.envoy.type.matcher.v3 as matcher
+from envoy_data_plane.google.protobuf import Any, ListValue, Struct, Value
+
+from xds_server.mesh.misses import Choice
+from xds_server.mesh.request import OnDisagreement
+from xds_server.resources.filters import (
+    GRPC_FIELDS,
+    GRPC_NAME_FIELDS,
+    INFERENCE_SERVICE,
+    JSON_NAMESPACE,
+    JSON_TO_METADATA,
+    LUA,
+    TRANSCODER,
+)
+from xds_server.resources.parts import digest, packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds_server.mesh.misses import Misses
+    from xds_server.mesh.request import JsonBody, Naming
+
+ANY_KEY = "xds-server.dev/any"
+"""A subset key that no endpoint has, with a fallback to any: for requests that concern no model."""
+
+_JSON_TYPES = r"(?i)\s*application/([a-z0-9.+-]+\+)?json\s*(;.*)?"
+_CAPTURE = "([^/?]+)"
+_LUA_MAGIC = re.compile(r"([-^$()%.\[\]*+?])")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_GRPC_WITHOUT_MODEL = (
+    *(
+        f"/{INFERENCE_SERVICE}/{methods}"
+        for methods in ("Server", "Repository", "SystemSharedMemory", "CudaSharedMemory", "Trace", "Log")
+    ),
+    "/grpc.health.",
+    "/grpc.reflection.",
+)
+_HELD = {"from": "none", "shape": "openai"}
+_LARGEST_REGEX = 80
+"""Characters, so that a regex stays under the 100 instructions that Envoy takes without being told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of the Envoy routes of a route: what more it must match, and what it switches on.
+
+    `max_body`: bytes of a body to hold; None: none are. `marks`: what is known of its requests before a
+    body is held, which may be refused for its size.
+    """
+
+    suffix: str = ""
+    headers: tuple[route_v3.HeaderMatcher, ...] = ()
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    max_body: int | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+def variants(naming: Naming | None, *, reroute: bool) -> Iterable[Variant]:
+    """List a route's variants in order: the first that matches is taken. Without pools it is one.
+
+    `reroute`: the cluster depends on the model, so the route is looked for again once that is known.
+    """
+    if naming is None:
+        yield Variant()
+        return
+    names = naming.names
+    script = _settings(naming, reroute=reroute)
+    unnamed = () if names.on_disagreement is OnDisagreement.REJECT else tuple(map(_absent, names.headers))
+    if names.grpc:
+        methods = "|".join(GRPC_NAME_FIELDS)
+        path = _path(f"/{re.escape(INFERENCE_SERVICE)}/({methods})")
+        yield Variant("#grpc", (_is_grpc(), path, *unnamed), {LUA: _script(script), GRPC_FIELDS: enabled()})
+    if names.json is not None and not naming.transcode:
+        body = names.json
+        filters = {
+            LUA: _script({**script, "max_bytes": body.max_bytes}),
+            JSON_TO_METADATA: _json_rules(body),
+        }
+        for paths in _chunks(body.paths):
+            yield Variant("#json", (_path(paths), *unnamed), filters, max_body=body.max_bytes, marks=_HELD)
+    if naming.transcode:
+        filters = {LUA: _script({**script, "transcode": True}), TRANSCODER: enabled()}
+        yield Variant("#rest", (_is_grpc(inverted=True),), filters)
+    yield Variant("", (), {LUA: _script(script)})
+
+
+def enabled() -> Any:
+    """Switch a filter on for a route, with the settings that it has in the chain."""
+    return packed(route_v3.FilterConfig(config=Any()))
+
+
+def lua_pattern(template: str) -> str:
+    """Translate a path template to Lua's patterns: `{model}` is what it captures, of one segment."""
+    literals = [_LUA_MAGIC.sub(r"%\1", part) for part in _PLACEHOLDER.split(template)]
+    pattern = "^" + literals[0]
+    for placeholder, literal in zip(_PLACEHOLDER.findall(template), literals[1:], strict=True):
+        pattern += (_CAPTURE if placeholder == "{model}" else "[^/?]+") + literal
+    return pattern
+
+
+def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
+    names = naming.names
+    settings: dict[str, object] = {
+        "keys": list(naming.keys),
+        "headers": list(names.headers),
+        "paths": [lua_pattern(template) for template in names.paths],
+        "any_key": ANY_KEY,
+        "without": [path for path in names.without_model if not path.endswith("/*")],
+        "without_below": [
+            *(path[:-1] for path in names.without_model if path.endswith("/*")),
+            *_GRPC_WITHOUT_MODEL,
+        ],
+    }
+    if names.on_disagreement is OnDisagreement.REJECT:
+        settings["reject"] = True
+    if reroute:
+        settings["reroute"] = True
+    settings.update(_misses(naming.misses))
+    return settings
+
+
+def _misses(misses: Misses) -> dict[str, object]:
+    """What the script tells callers of a miss, and the model that stands in for one that is missing."""
+    told = {
+        "noModel": _answer(misses.no_model, misses.retry_after),
+        "notLoaded": _answer(misses.not_loaded, misses.retry_after),
+        "holdersDown": _answer(misses.holders_down, misses.retry_after),
+    }
+    settings: dict[str, object] = {"misses": {kind: answer for kind, answer in told.items() if answer}}
+    if misses.fallback_model is not None:
+        settings["fallback"] = {
+            "model": misses.fallback_model,
+            "no_model": misses.no_model is Choice.FALLBACK_MODEL,
+            "not_loaded": misses.falls_back,
+        }
+    return settings
+
+
+def _answer(choice: Choice | None, retry_after: int) -> dict[str, object]:
+    match choice:
+        case Choice.NOT_FOUND:
+            return {"status": "404"}
+        case Choice.UNAVAILABLE:
+            return {"status": "503", "retry_after": str(retry_after)}
+        case Choice.NO_FALLBACK:
+            return {"status": "503"}
+        case _:
+            return {}
+
+
+def _script(settings: Mapping[str, object]) -> Any:
+    """Give the script a route's settings, and an id of them by which each worker takes them apart once."""
+    named = digest(json.dumps(settings, sort_keys=True).encode()).hex()
+    return packed(lua.LuaPerRoute(filter_context=_struct({**settings, "id": named})))
+
+
+def _struct(values: Mapping[str, object]) -> Struct:
+    return Struct(fields={key: _value(values[key]) for key in sorted(values)})
+
+
+def _value(value: object) -> Value:
+    match value:
+        case bool():
+            return Value(bool_value=value)
+        case int():
+            return Value(number_value=float(value))
+        case list():
+            return Value(list_value=ListValue(values=[_value(each) for each in value]))
+        case dict():
+            return Value(struct_value=_struct(value))
+        case _:
+            return Value(string_value=str(value))
+
+
+def _chunks(paths: Iterable[str]) -> Iterable[str]:
+    """Write regexes that match one of some paths each, where `/*` at the end stands for everything below."""
+    together = ""
+    for path in paths:
+        regex = re.escape(path[:-1]) + ".*" if path.endswith("/*") else re.escape(path)
+        if together and len(together) + len(regex) >= _LARGEST_REGEX:
+            yield together
+            together = ""
+        together += f"|{regex}" if together else regex
+    yield together
+
+
+def _path(regex: str) -> route_v3.HeaderMatcher:
+    """Match the path apart from its query, beside what the route itself asks of it."""
+    whole = matcher.RegexMatcher(regex=rf"({regex})(\?.*)?")
+    return route_v3.HeaderMatcher(name=":path", string_match=matcher.StringMatcher(safe_regex=whole))
+
+
+def _is_grpc(*, inverted: bool = False) -> route_v3.HeaderMatcher:
+    kind = matcher.StringMatcher(prefix="application/grpc")
+    return route_v3.HeaderMatcher(
+        name="content-type", string_match=kind, invert_match=inverted, treat_missing_header_as_empty=inverted
+    )
+
+
+def _absent(header: str) -> route_v3.HeaderMatcher:
+    return route_v3.HeaderMatcher(name=header.lower(), present_match=False)
+
+
+def _json_rules(body: JsonBody) -> Any:
+    def told(key: str, value: Value | None = None) -> json_to_metadata.JsonToMetadataKeyValuePair:
+        return json_to_metadata.JsonToMetadataKeyValuePair(
+            metadata_namespace=JSON_NAMESPACE, key=key, value=value
+        )
+
+    yes = Value(bool_value=True)
+    rule = json_to_metadata.JsonToMetadataRule(
+        selectors=[json_to_metadata.JsonToMetadataSelector(key=step) for step in body.field],
+        on_present=told("model"),
+        on_missing=told("missing", yes),
+        on_error=told("error", yes),
+    )
+    return packed(
+        json_to_metadata.JsonToMetadata(
+            request_rules=json_to_metadata.JsonToMetadataMatchRules(
+                rules=[rule], allow_content_types_regex=matcher.RegexMatcher(regex=_JSON_TYPES)
+            )
+        )
+    )
