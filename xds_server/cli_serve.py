@@ -49,6 +49,11 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
         help=f"health, metrics, status and moves ({DEFAULT_ADMIN}); whoever reaches it may move models",
     )
     sub.add_argument(
+        "--probes",
+        metavar="HOST:PORT",
+        help="health, readiness and metrics alone, where a kubelet and Prometheus reach them (nowhere)",
+    )
+    sub.add_argument(
         "--access-log",
         choices=("stdout", "off"),
         default="stdout",
@@ -187,6 +192,7 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         config=options.config,
         xds=options.xds,
         admin=options.admin,
+        probes=options.probes,
         access_log=options.access_log == "stdout",
         stop_limit=options.stop_limit,
         tls_cert=options.tls_cert,

@@ -70,6 +70,11 @@ class AdminServer:
         self._exposition = metrics.Exposition(state)
         self._runner: web.AppRunner | None = None
 
+    @property
+    def state(self) -> AdminState:
+        """All that is told here."""
+        return self._state
+
     async def start(self) -> int:
         """Listen; returns the port. OSError when it cannot be bound."""
         self._runner = web.AppRunner(
