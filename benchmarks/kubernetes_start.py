@@ -5,7 +5,7 @@ EndpointSlices (100 endpoints each, as the controller makes them) and annotated 
 is tests/kubernetes_mock.py in this process, so that its work is not in the server's figures. Each pod has 20
 models. One delta stream waits for the assignment; what counts is the ratio in one run.
 
-    python -m benchmarks.kubernetes_start [--quick] [--pods 1000] [--models 5000] [--runs 3] [--changes 20]
+    python -m benchmarks.kubernetes_start [--quick] [--pods 1000] [--models 5000] [--runs 3] [--changes 10]
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ PER_POD = 20
 """Models of one pod."""
 PER_SLICE = 100
 WARM_UP = 3
-PAUSE = 0.2
-"""Seconds between changes, so that each is published by itself."""
 LIMIT = 300.0
 LAYOUT = {"type": "single"}
 """One cluster, whatever the number of models would ask for: the stream waits for one assignment."""
@@ -222,7 +220,7 @@ async def run_once(make: Callable[[Fleet, Path], World], options: argparse.Names
                 await server.ready()
                 await streams.open(LIMIT)
                 start, start_cpu = time.perf_counter() - begun, server.cpu()
-                waits, spent = await _changes(world, fleet, server, streams, options.changes)
+                waits, spent = await _changes(world, fleet, server, streams, options)
                 return Figures(start, start_cpu, server.peak(), 1000 * spent, 1000 * statistics.median(waits))
             finally:
                 await streams.close()
@@ -232,13 +230,13 @@ async def run_once(make: Callable[[Fleet, Path], World], options: argparse.Names
 
 
 async def _changes(
-    world: World, fleet: Fleet, server: Server, streams: Streams, count: int
+    world: World, fleet: Fleet, server: Server, streams: Streams, options: argparse.Namespace
 ) -> tuple[list[float], float]:
     """How long each change took to arrive, and the server's CPU for one on average; in seconds."""
     waits: list[float] = []
     begun = 0.0
-    for number in range(-WARM_UP, count):
-        await asyncio.sleep(PAUSE)
+    for number in range(-WARM_UP, options.changes):
+        await asyncio.sleep(options.pause)
         if number == 0:
             begun = server.cpu()
         streams.expect()
@@ -248,7 +246,7 @@ async def _changes(
         (arrived,) = await streams.arrived(LIMIT)
         if number >= 0:
             waits.append(arrived - asked)
-    return waits, (server.cpu() - begun) / count
+    return waits, (server.cpu() - begun) / options.changes
 
 
 WORLDS: dict[str, Callable[[Fleet, Path], World]] = {"documents": Documents, "kubernetes": Cluster}
@@ -293,10 +291,16 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=1000)
     parser.add_argument("--models", type=int, default=5000)
     parser.add_argument("--runs", type=int, default=3, help="of each world, interleaved")
-    parser.add_argument("--changes", type=int, default=20, help="measured in each run")
+    parser.add_argument("--changes", type=int, default=10, help="measured in each run")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=5.0,
+        help="seconds between changes: so long that none waits for the rest of a cluster before it (5)",
+    )
     options = parser.parse_args()
     if options.quick:
-        options.pods, options.models, options.runs, options.changes = 20, 50, 1, 3
+        options.pods, options.models, options.runs, options.changes, options.pause = 20, 50, 1, 3, 0.2
     asyncio.run(run(options))
 
 

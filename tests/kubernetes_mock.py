@@ -19,11 +19,11 @@ import yaml
 
 from xds_server.sources.kubernetes.access import Login
 
-LIMIT = 10.0
+LIMIT = 30.0
 
 
 async def until(condition):
-    """Wait, 10 s at most, for what has no event of its own."""
+    """Wait, 30 s at most, for what has no event of its own."""
     async with asyncio.timeout(LIMIT):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from xds_server.sources.kubernetes.api import Api
 from xds_server.sources.kubernetes.watching import Resource, Scope, Timing, Watch
 
-LIMIT = 10.0
+LIMIT = 30.0
 PODS = Resource("", "v1", "pods")
 QUICK = Timing(server=60.0, late=1.0, inactivity=30.0, first=0.01, most=0.05, absent=0.05, brief=0.02)
 

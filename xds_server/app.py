@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from xds_server import __version__
+from xds_server.admin.probes import ProbeServer
 from xds_server.admin.server import AdminServer
 from xds_server.admin.state import AdminState
 from xds_server.mesh.events import ConfigurationReplaced, EndpointsChanged
@@ -27,6 +28,7 @@ from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource, NoFiles
 from xds_server.sources.kubernetes.access import AccessError
+from xds_server.sources.kubernetes.declared import DeclaredObjects, WholeCluster
 from xds_server.sources.kubernetes.source import KubernetesSource
 from xds_server.sources.modelmesh.source import ModelMeshSource
 from xds_server.sources.modelmesh.source import targets as modelmesh_targets
@@ -91,14 +93,17 @@ class Server:
         self._clock = steady_clock()
         self.mesh = Mesh(on_change=self._on_change)
         self.hub = Hub(time.monotonic, ttl=options.resource_ttl)
-        self.builder = Builder(BuildOptions(access_log=options.access_log))
+        self.builder = Builder(BuildOptions(access_log=options.access_log, model_stats=options.model_stats))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
         self.kubernetes = (
             None
             if options.kubernetes is None
-            else KubernetesSource(options.kubernetes, self._emit, clock=self._clock)
+            else KubernetesSource(
+                options.kubernetes, self._emit, on_services=self._services_changed, clock=self._clock
+            )
         )
+        self.declared = self._declared(options)
         self.files = (
             NoFiles()
             if options.config is None
@@ -141,12 +146,15 @@ class Server:
                 readiness=self.readiness,
                 certificates=self.certificates,
                 clients=self.clients,
-                kubernetes=self.kubernetes,
+                kubernetes=self._cluster(),
+                registries=lambda: self.modelmesh.readers,
+                reporters=lambda: self.reports.reporters,
                 metrics_per_client=options.metrics_per_client,
                 clock=self._clock,
             ),
             options.admin,
         )
+        self.probes = None if options.probes is None else ProbeServer(self.admin.state, options.probes)
 
     async def read(self) -> tuple[Problem | str, ...]:
         """Read every file for the first time. Returns what is wrong with them."""
@@ -177,6 +185,8 @@ class Server:
             ]
             if self.kubernetes is not None:
                 running.append(group.create_task(self.kubernetes.run(), name="kubernetes"))
+            if self.declared is not None:
+                running.append(group.create_task(self.declared.run(), name="kubernetes-documents"))
             if self.certificates is not None:
                 running.append(group.create_task(self.certificates.run(), name="certificates"))
             if self.clients is not None:
@@ -192,6 +202,8 @@ class Server:
     async def start(self) -> None:
         """Bind the ports. Raises OSError when one cannot be bound."""
         admin_port = await self.admin.start()
+        if self.probes is not None:
+            await self.probes.start()
         xds_port = await self.xds.start()
         self._log.info(
             "listening",
@@ -209,10 +221,14 @@ class Server:
             self._expiry.cancel()
         await self.mover.close()
         await self.poller.close()
+        if self.declared is not None:
+            await self.declared.close()
         if self.kubernetes is not None:
             await self.kubernetes.close()
         await self.modelmesh.close()
         await self.xds.stop(self.options.stop_limit)
+        if self.probes is not None:
+            await self.probes.stop()
         await self.admin.stop()
 
     async def _first_sync(self) -> None:
@@ -220,7 +236,10 @@ class Server:
             # Without limit: an Envoy that is answered before the first lists would lose what it has.
             self.readiness.waits_for = self.kubernetes.waits_for
             await self.kubernetes.synced()
-            self.readiness.waits_for = None
+        if self.declared is not None:
+            self.readiness.waits_for = self.declared.waits_for
+            await self.declared.begin()
+        self.readiness.waits_for = None
         self.readiness.reason = "every runtime is being asked once"
         async with asyncio.TaskGroup() as rounds:
             for source in (self.poller, self.modelmesh):
@@ -242,9 +261,36 @@ class Server:
             self.reports.set_targets(self.mesh.services())
             if self.kubernetes is not None:
                 self.kubernetes.follow(event)
+            self._services_changed()
         elif isinstance(event, EndpointsChanged):
             self._retarget(event)
         self._arm_expiry()
+
+    def _declared(self, options: ServeOptions) -> DeclaredObjects | None:
+        """The documents that are objects of the cluster; None where no cluster is followed."""
+        if self.kubernetes is None or options.kubernetes is None:
+            return None
+        source = self.kubernetes
+        return DeclaredObjects(
+            source.api,
+            options.kubernetes.namespaces,
+            self._emit,
+            lambda: source.services,
+            mesh=self.mesh,
+            hub=self.hub,
+            clusters=self.builder.assignments,
+            clock=self._clock,
+        )
+
+    def _cluster(self) -> WholeCluster | None:
+        """Everything of the cluster, for the admin."""
+        if self.kubernetes is None or self.declared is None:
+            return None
+        return WholeCluster(self.kubernetes, self.declared)
+
+    def _services_changed(self) -> None:
+        if self.declared is not None:
+            self.declared.services_changed()
 
     def _retarget(self, event: EndpointsChanged) -> None:
         """Ask the runtimes behind the endpoints that changed, and only those that are there."""

@@ -49,10 +49,22 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
         help=f"health, metrics, status and moves ({DEFAULT_ADMIN}); whoever reaches it may move models",
     )
     sub.add_argument(
+        "--probes",
+        metavar="HOST:PORT",
+        help="health, readiness and metrics alone, where a kubelet and Prometheus reach them (nowhere)",
+    )
+    sub.add_argument(
         "--access-log",
         choices=("stdout", "off"),
         default="stdout",
         help="Envoy's access log: JSON lines with the subset and the replica of each request (stdout)",
+    )
+    sub.add_argument(
+        "--model-stats",
+        type=count,
+        default=0,
+        metavar="N",
+        help="let Envoy count requests, latency and misses by model, in N series at most (off)",
     )
     sub.add_argument(
         "--stop-limit", type=seconds, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
@@ -187,7 +199,9 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         config=options.config,
         xds=options.xds,
         admin=options.admin,
+        probes=options.probes,
         access_log=options.access_log == "stdout",
+        model_stats=options.model_stats,
         stop_limit=options.stop_limit,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,

@@ -28,7 +28,9 @@ class ServeOptions:
     config: Path | None = None
     xds: str = "127.0.0.1:18000"
     admin: str = "127.0.0.1:19000"
+    probes: str | None = None
     access_log: bool = True
+    model_stats: int = 0
     stop_limit: float = 10.0
     merge_window: float = DEFAULT_WINDOW
     tls_cert: Path | None = None
@@ -45,7 +47,9 @@ class ServeOptions:
         """What cannot be used about them, and what to give instead; empty when all can."""
         if self.config is None and self.kubernetes is None:
             return "nothing to serve: give --config DIR, or --kubernetes, or both"
-        for option, address in (("--xds", self.xds), ("--admin", self.admin)):
+        for option, address in (("--xds", self.xds), ("--admin", self.admin), ("--probes", self.probes)):
+            if address is None:
+                continue
             try:
                 host, _ = split_address(address)
             except ValueError as error:

@@ -23,7 +23,7 @@ from xds_server.resources.bootstrap import bootstrap
 from xds_server.sources.kubernetes import objects
 from xds_server.xds.model import ORDER, Node
 
-LIMIT = 30.0
+LIMIT = 60.0
 MODEL = "m"
 
 
@@ -200,7 +200,7 @@ async def test_traffic_follows_the_cluster_and_loses_nothing(tmp_path):
                 assert not await _stale(server)
             assert {status for _, status, _ in traffic.answers} == {200}
             assert (200, one.address) not in traffic.since(ended)
-            assert len(traffic.answers) > 100
+            assert len(traffic.answers) >= 7 * 12  # each look at where requests go is at twelve of them
         for runtime in (two, three):
             await runtime.stop()
 

@@ -11,6 +11,7 @@ from admin_world import Files, Readiness, admin_of, state_of
 from moves_world import HOST, FakeEnvoy, World, refused
 
 from xds_server.admin import guard, layouts
+from xds_server.admin.probes import ProbeServer
 from xds_server.admin.server import AdminServer
 from xds_server.config.problems import Problem
 from xds_server.mesh.events import FailureKind
@@ -334,6 +335,30 @@ async def test_status_of_bad_documents(world: World) -> None:
     (told,) = status["config"]["problems"]
     assert told["text"] == str(problem)
     assert told["field"] == "spec.servers"
+
+
+async def test_the_probes_port_has_nothing_that_changes_or_tells_anything(world: World) -> None:
+    probes = ProbeServer(state_of(world), "127.0.0.1:0")
+    port = await probes.start()
+    try:
+        async with aiohttp.ClientSession() as http:
+            found = {}
+            for path in ("/healthz", "/readyz", "/metrics", "/", "/status", "/v1/withdrawals"):
+                async with http.get(f"http://127.0.0.1:{port}{path}") as answer:
+                    found[path] = answer.status
+            async with http.post(f"http://127.0.0.1:{port}/v1/unloads", json=body(world)) as answer:
+                found["POST"] = answer.status
+    finally:
+        await probes.stop()
+    assert found == {
+        "/healthz": 200,
+        "/readyz": 200,
+        "/metrics": 200,
+        "/": 404,
+        "/status": 404,
+        "/v1/withdrawals": 404,
+        "POST": 404,
+    }
 
 
 async def test_status_says_which_layout_was_chosen_and_why(world: World) -> None:

@@ -111,6 +111,23 @@ def test_of_several_sources_the_failing_one_is_named() -> None:
     assert "1: modelmesh lost for 1 min: etcd is out of reach" in lines
 
 
+def test_a_registry_that_is_read_and_one_that_is_not() -> None:
+    read = {
+        "service": "models",
+        "etcd": "10.0.0.9:2379",
+        "connected": True,
+        "error": "",
+        "heard_age_seconds": 2.0,
+        "lost_seconds": None,
+        "listings": 1,
+        "unreadable": {"registry/m": "found no JSON"},
+    }
+    lost = read | {"connected": False, "error": "UNAVAILABLE", "lost_seconds": 60.0, "unreadable": {}}
+    lines = shown(status(registries=[read, lost]))
+    assert "ModelMesh of models: 10.0.0.9:2379, heard 2.0 s ago\n  registry/m: found no JSON\n" in lines
+    assert "ModelMesh of models: NOT READ for 1 min: UNAVAILABLE\n" in lines
+
+
 def test_known_models_that_are_not_loaded_are_told_with_their_states() -> None:
     known = [
         {"name": "bad", "state": "FailedToLoad", "reason": "no such file"},

@@ -103,6 +103,21 @@ def test_a_last_good_state_that_contradicts_what_is_good_now_is_left_out():
     assert key_of(bad) not in result.in_force
 
 
+def test_an_inference_service_is_a_document_too():
+    spec = {"predictor": {"model": {"modelFormat": {"name": "tensorflow"}}}}
+    annotations = {"serving.kserve.io/deploymentMode": "ModelMesh"}
+    value = made("serving.kserve.io/v1beta1", "InferenceService", spec, "tf-mnist", annotations=annotations)
+    documents = DocumentSet()
+    documents.put(unit_of(value))
+    (declared,) = documents.compile().configuration.declared
+    assert (declared.namespace, declared.model.name) == ("ml", "tf-mnist")
+    del value["spec"]["predictor"]
+    documents.put(unit_of(value))
+    result = documents.compile()
+    assert "spec.predictor" in words(result, value)[0]
+    assert result.configuration.declared == (declared,)
+
+
 def test_a_removed_object_has_no_last_good_state():
     documents = DocumentSet()
     documents.put(unit_of(entry()))

@@ -15,14 +15,14 @@ from api_objects import (
 )
 
 from xds_server.config.document_set import DocumentSet
-from xds_server.config.gateway_api import GatewayApi, compile_gateway_api
+from xds_server.config.gateway_api import GatewayApi, Shapes, compile_gateway_api
 from xds_server.config.objects import key_of, unit_of
 from xds_server.mesh.routing import UNRESOLVED, Destination, MatchKind, StringMatch
 
 LATER = "2026-02-02T00:00:00Z"
 
 
-def outcome(*objects, documents=(), grants=()):
+def outcome(*objects, documents=(), grants=(), shapes=None):
     known = DocumentSet()
     for value in (entry(), pool(), *documents):
         known.put(unit_of(value))
@@ -35,6 +35,7 @@ def outcome(*objects, documents=(), grants=()):
         {each.name: each for each in configuration.pools},
         {service.host: service for service in configuration.services},
         configuration.gateways,
+        shapes,
     )
 
 
@@ -332,3 +333,32 @@ def test_a_gateway_of_a_wrong_shape():
     assert said(result, front, "Accepted")[:2] == ("False", "Invalid")
     assert "spec.addresses" in said(result, front, "Accepted")[2]
     assert said(result, route, "Accepted")[:2] == ("False", "NoMatchingParent")
+
+
+def test_a_bad_route_stays_as_it_was_and_says_why():
+    shapes = Shapes()
+    before = outcome(gateway(), http_route(), shapes=shapes)
+    bad = http_route(rule(path("/v2"), filters=[{"type": "URLRewrite"}]), generation=2)
+    result = outcome(gateway(), bad, shapes=shapes)
+    assert result.virtual_services == before.virtual_services
+    assert said(result, bad, "Accepted")[:2] == ("False", "UnsupportedValue")
+    assert result.status[key_of(bad)] == outcome(gateway(), bad).status[key_of(bad)]
+    outcome(gateway(), shapes=shapes)
+    assert not outcome(gateway(), bad, shapes=shapes).virtual_services
+
+
+def test_a_bad_gateway_stays_as_it_was_and_says_why():
+    shapes = Shapes()
+    before = outcome(gateway(), http_route(), shapes=shapes)
+    bad = gateway(generation=2)
+    bad["spec"]["addresses"] = [{"value": "10.0.0.1"}]
+    result = outcome(bad, http_route(), shapes=shapes)
+    assert (result.gateways, result.virtual_services) == (before.gateways, before.virtual_services)
+    assert said(result, bad, "Accepted")[:2] == ("False", "Invalid")
+    assert said(result, bad, "Programmed")[:2] == ("False", "Invalid")
+    started_later = outcome(bad, http_route())
+    assert not started_later.gateways
+    for value in (bad, http_route()):
+        mine, theirs = result.status[key_of(value)], started_later.status[key_of(value)]
+        assert mine.get("parents") == theirs.get("parents")
+        assert mine.get("conditions") == theirs.get("conditions")

@@ -61,6 +61,7 @@ class Running:
             self.mesh.apply,
             lambda: {**self.mesh.routing.services, **self.others},
             timing=QUICK,
+            patience=0.2,
         )
         self.hub = Hub(time.monotonic)
         self.writer = StatusWriter(self.api, clock=self.clock)
@@ -419,3 +420,43 @@ async def test_without_permission_for_a_kind_the_others_go_on(tmp_path, kind):
             assert list(running.mesh.routing.pools) == ["models"]
             missing = [each.missing_permission for each in running.documents.watch_status()]
             assert [text for text in missing if text] == [f"list {kind.resource} {kind.resource.where('')}"]
+
+
+async def test_nothing_is_told_before_the_pools_may_be_read(tmp_path):
+    async with cluster_with(tmp_path, entry(), pool()) as cluster:
+        cluster.fault(
+            lambda r: r.resource is not None and r.resource.plural == "modelpools",
+            refusal(403, "forbidden"),
+            times=100_000,
+        )
+        running = Running(cluster, "server")
+        await running.api.open()
+        task = asyncio.create_task(running.documents.run())
+        listed = asyncio.create_task(running.documents.listed())
+        await until(lambda: any(each.missing_permission for each in running.documents.watch_status()))
+        await asyncio.wait([listed], timeout=0.5)
+        assert not listed.done()
+        cluster.faults.clear()
+        async with asyncio.timeout(10):
+            await listed
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await running.api.close()
+
+
+async def test_many_pools_take_turns(tmp_path):
+    values = [entry(f"host-{i:03}", name=f"e-{i:03}") for i in range(120)]
+    pools = [pool(f"host-{i:03}", name=f"p-{i:03}") for i in range(120)]
+    async with cluster_with(tmp_path, *values, *pools) as cluster, server(cluster) as running:
+        assert len(running.answers._turn()) == 120  # none has been answered yet
+        await running.answers.round()
+        await until(
+            lambda: all(
+                value.get("status", {}).get("observedGeneration") == 1
+                for value in running.documents.present(MODEL_POOLS).values()
+            )
+        )
+        turns = [{value["metadata"]["name"] for value in running.answers._turn()} for _ in range(3)]
+        assert [len(turn) for turn in turns] == [50, 50, 50]
+        assert len(set.union(*turns)) == 120

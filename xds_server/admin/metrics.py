@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from xds_server import __version__
-from xds_server.admin import families, kubernetes, status, xds_metrics
+from xds_server.admin import families, kubernetes, status, told, xds_metrics
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class _Rooms(Collector):
         """Every metric, with its value now."""
         yield from _process(self._state)
         yield from _documents(self._state)
+        state = self._state
+        yield from told.metrics(state.registries(), state.reporters(), state.clock())
         if self._state.kubernetes is not None:
             yield from kubernetes.metrics(self._state.kubernetes.status(), self._state.clock())
         yield from _services(self._state)
@@ -159,6 +161,11 @@ def _security(state: AdminState) -> Iterator[Metric]:
         yield families.gauge(
             "tls_last_load_successful", "1 when the last load was accepted, 0 when not.", not tls.problem
         )
+        for name, text, count in (
+            ("tls_handshakes", "TLS handshakes begun on the xDS port.", tls.handshakes.begun),
+            ("tls_connections", "TLS connections that carried a call.", tls.handshakes.connections),
+        ):
+            yield CounterMetricFamily(families.PREFIX + name, text, value=count)
         if tls.expires_at is not None:
             yield families.gauge(
                 "tls_certificate_expiry_time_seconds",

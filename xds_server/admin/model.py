@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from xds_server.admin.kubernetes import KubernetesRecord
     from xds_server.admin.layouts import LayoutRecord
+    from xds_server.admin.told import RegistryRecord, ReporterRecord
 
 
 class ProblemRecord(TypedDict):
@@ -174,6 +175,8 @@ class Status(TypedDict):
     ready: bool
     reason: str
     config: ConfigRecord
+    registries: list[RegistryRecord]
+    reporters: list[ReporterRecord]
     kubernetes: KubernetesRecord | None
     implied: list[ImpliedRecord]
     services: list[ServiceRecord]

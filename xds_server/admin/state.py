@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from xds_server.moves.mover import Mover
     from xds_server.resources.service_state import ServiceState
     from xds_server.sources.kubernetes.source import KubernetesStatus
+    from xds_server.sources.modelmesh.source import Reader
+    from xds_server.sources.reports.source import Reporter
     from xds_server.xds.hub import Hub
 
 
@@ -66,8 +68,24 @@ class Polling(Protocol):
         """Polls that ended without an answer."""
 
 
+class Handshakes(Protocol):
+    """What came of the TLS handshakes of the xDS port."""
+
+    @property
+    def begun(self) -> int:
+        """Handshakes begun."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that carried a call."""
+
+
 class TlsFiles(Protocol):
     """The certificates of the xDS port."""
+
+    @property
+    def handshakes(self) -> Handshakes:
+        """What came of the handshakes."""
 
     @property
     def problem(self) -> str:
@@ -137,5 +155,7 @@ class AdminState:
     certificates: TlsFiles | None = None
     clients: ClientsFile | None = None
     kubernetes: Cluster | None = None
+    registries: Callable[[], tuple[Reader, ...]] = tuple
+    reporters: Callable[[], tuple[Reporter, ...]] = tuple
     metrics_per_client: bool = False
     clock: Callable[[], float] = time.time

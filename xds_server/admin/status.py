@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server import __version__
-from xds_server.admin import clients, implied, kubernetes, layouts
+from xds_server.admin import clients, implied, kubernetes, layouts, told
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def build(state: AdminState) -> Status:
         "ready": state.readiness.ready,
         "reason": state.readiness.reason,
         "config": _config(state.files),
+        "registries": told.registries(state.registries(), now),
+        "reporters": told.reporters(state.reporters(), now),
         "kubernetes": None if state.kubernetes is None else kubernetes.record(state.kubernetes.status(), now),
         "implied": implied.records(state.mesh.routing),
         "services": services,

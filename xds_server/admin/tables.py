@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Status,
         WithdrawalRecord,
     )
+    from xds_server.admin.told import RegistryRecord
 
 _STYLES = {
     "OK": "green",
@@ -105,6 +106,8 @@ def _overview(status: Status, out: Console) -> None:
     _config(status["config"], status["now"], out)
     if (cluster := status.get("kubernetes")) is not None:
         _kubernetes(cluster, out)
+    for registry in status.get("registries", []):
+        _registry(registry, out)
 
 
 def _config(config: ConfigRecord, now: float, out: Console) -> None:
@@ -117,6 +120,20 @@ def _config(config: ConfigRecord, now: float, out: Console) -> None:
         out.print(Text(f"the last load had {count} error{'s' * (count > 1)}; {kept}:", "bold red"))
         for problem in config["problems"]:
             out.print(_indented(plain(problem["text"])))
+
+
+def _registry(registry: RegistryRecord, out: Console) -> None:
+    """One line for each ModelMesh's registry, and one for each of its records that cannot be read."""
+    where = f"ModelMesh of {plain(registry['service'])}"
+    if registry["connected"]:
+        age = duration(registry["heard_age_seconds"] or 0.0)
+        out.print(f"{where}: {plain(registry['etcd'])}, heard {age} ago")
+    else:
+        lost = registry["lost_seconds"]
+        since = "" if lost is None else f" for {duration(lost)}"
+        out.print(Text(f"{where}: NOT READ{since}: {plain(registry['error'])}", "yellow"))
+    for key, problem in registry["unreadable"].items():
+        out.print(_indented(f"{plain(key)}: {plain(problem)}"))
 
 
 def _kubernetes(cluster: KubernetesRecord, out: Console) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from xds_server.config.document_set import DocumentSet
-from xds_server.config.gateway_api import GatewayApi, compile_gateway_api
+from xds_server.config.gateway_api import GatewayApi, Shapes, compile_gateway_api
 from xds_server.config.istio_status import istio_conditions
 from xds_server.config.objects import key_of, unit_of, unit_of_config_map
 from xds_server.config.related import related
@@ -48,6 +48,7 @@ class ClusterDocuments:
     def __init__(self) -> None:
         self._objects: dict[str, Mapping[str, Any]] = {}
         self._set = DocumentSet()
+        self._shapes = Shapes()
         self._in_set: dict[str, Mapping[str, Any]] = {}
         self.state = ClusterState()
 
@@ -70,7 +71,8 @@ class ClusterDocuments:
         """What the objects make now. `elsewhere`: services by host that other sources declare."""
         pools, istio, maps = self._of("ModelPool"), self._istio(), self._of("ConfigMap")
         ours = related(pools.values(), istio.values(), elsewhere)
-        taken = {**pools, **maps, **{key: value for key, value in istio.items() if key in ours}}
+        others = self._of("InferenceService")
+        taken = {**pools, **maps, **others, **{key: value for key, value in istio.items() if key in ours}}
         self._fill(taken)
         compiled = self._set.compile(elsewhere)
         api = GatewayApi(
@@ -82,7 +84,11 @@ class ClusterDocuments:
         configuration = compiled.configuration
         services = {**elsewhere, **{each.host: each for each in configuration.services}}
         outcome = compile_gateway_api(
-            api, {each.name: each for each in configuration.pools}, services, configuration.gateways
+            api,
+            {each.name: each for each in configuration.pools},
+            services,
+            configuration.gateways,
+            self._shapes,
         )
         hosts = {each.name: each.host for each in configuration.pools}
         in_force = {key: compiled.in_force[key] for key in pools if key in compiled.in_force}

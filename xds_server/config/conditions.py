@@ -39,6 +39,11 @@ class Conditions:
         """Whether the condition is there and True."""
         return type_ in self.said and self.said[type_].status == "True"
 
+    def refuses(self, reason: str) -> bool:
+        """Whether it is not accepted for this reason."""
+        found = self.said.get("Accepted")
+        return found is not None and (found.status, found.reason) == ("False", reason)
+
     def listed(self) -> list[dict[str, Any]]:
         """As the API has them, sorted by type."""
         return [

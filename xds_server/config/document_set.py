@@ -128,7 +128,7 @@ def _with_last_good(
     return in_force, configuration
 
 
-_RANK = ("ServiceEntry", "DestinationRule", "ModelPool", "Gateway", "VirtualService")
+_RANK = ("ServiceEntry", "DestinationRule", "ModelPool", "Gateway", "VirtualService", "InferenceService")
 """Kinds in the order in which they refer to each other."""
 
 

@@ -7,5 +7,6 @@ that cannot be taken says so in its own status and takes nothing else down.
 from __future__ import annotations
 
 from xds_server.config.gateway_api.compile import CONTROLLER, GatewayApi, Outcome, compile_gateway_api
+from xds_server.config.gateway_api.shapes import Shapes
 
-__all__ = ["CONTROLLER", "GatewayApi", "Outcome", "compile_gateway_api"]
+__all__ = ["CONTROLLER", "GatewayApi", "Outcome", "Shapes", "compile_gateway_api"]

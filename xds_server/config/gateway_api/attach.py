@@ -47,18 +47,30 @@ def attach(
 ) -> tuple[list[Attachment], list[tuple[dict[str, Any], Conditions]]]:
     """What a route is attached to, and for each of its parents that is ours the reference and what is said.
 
-    A route whose shape is wrong is attached to nothing, and says so to each parent that it names.
+    `spec` is the one in force: an earlier one, where the route has problems. What is said is about the route
+    as it is now, and depends on nothing else, so that it is the same on every server.
     """
+    attachments, parents = ([], []) if spec is None else _attached(value, spec, listeners, backends)
+    return attachments, _refusals(value, problems, listeners) if problems else parents
+
+
+def _refusals(
+    value: Mapping[str, Any], problems: list[Problem], listeners: Listeners
+) -> list[tuple[dict[str, Any], Conditions]]:
+    """To each parent that the route names: what is wrong with it."""
+    text = "; ".join(said(problem) for problem in sorted(problems))
+    parents = []
+    for reference in _references(value, value["metadata"]["namespace"], listeners):
+        conditions = Conditions(value["metadata"].get("generation", 1))
+        conditions.add(condition("Accepted", "UnsupportedValue", text, status=False))
+        parents.append((reference, conditions))
+    return parents
+
+
+def _attached(
+    value: Mapping[str, Any], spec: HttpRouteSpec, listeners: Listeners, backends: Backends
+) -> tuple[list[Attachment], list[tuple[dict[str, Any], Conditions]]]:
     metadata = value["metadata"]
-    generation = metadata.get("generation", 1)
-    if spec is None:
-        text = "; ".join(said(problem) for problem in sorted(problems))
-        parents = []
-        for reference in _references(value, metadata["namespace"], listeners):
-            conditions = Conditions(generation)
-            conditions.add(condition("Accepted", "UnsupportedValue", text, status=False))
-            parents.append((reference, conditions))
-        return [], parents
     rules, wrong = _resolved(spec, metadata["namespace"], backends)
     attachments: list[Attachment] = []
     parents = []
@@ -67,7 +79,10 @@ def attach(
         if not _is_ours(parent.group, parent.kind, namespace, parent.name, listeners):
             continue
         places, refusal = _places(parent, namespace, metadata["namespace"], spec.hostnames, listeners)
-        conditions = Conditions(generation)
+        conditions = Conditions(metadata.get("generation", 1))
+        if listeners.is_refused(namespace, parent.name):
+            text = f"Gateway {namespace}/{parent.name} is not accepted"
+            conditions.add(_refused("NoMatchingParent", text))
         conditions.add(refusal or condition("Accepted", "Accepted"))
         conditions.add(wrong or condition("ResolvedRefs", "ResolvedRefs"))
         parents.append((_reference(parent), conditions))

@@ -14,14 +14,12 @@ from xds_server.config.gateway_api.backends import Backends
 from xds_server.config.gateway_api.documents import GATEWAY_GROUP, GatewayApiSpec, HttpRouteSpec
 from xds_server.config.gateway_api.listeners import Listeners
 from xds_server.config.gateway_api.merge import merged
+from xds_server.config.gateway_api.shapes import Shapes
 from xds_server.config.objects import key_of
-from xds_server.config.problems import Place
-from xds_server.config.shape import shape_part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from xds_server.config.problems import Problem
     from xds_server.mesh.model import Service
     from xds_server.mesh.pools import Pool
     from xds_server.mesh.routing import Gateway, VirtualService
@@ -60,12 +58,15 @@ def compile_gateway_api(
     pools: Mapping[str, Pool],
     services: Mapping[str, Service],
     taken: Sequence[Gateway] = (),
+    shapes: Shapes | None = None,
 ) -> Outcome:
     """What the objects make.
 
     `pools` in force by namespace/name; `services` by host, whoever declares them; `taken`: gateways of other
-    documents, whose ports cannot be had on the same Envoys.
+    documents, whose ports cannot be had on the same Envoys; `shapes`: what was read before.
     """
+    shapes = shapes if shapes is not None else Shapes()
+    shapes.keep(key_of(each) for each in (*objects.gateways, *objects.routes))
     status: dict[str, dict[str, Any]] = {}
     ours = set()
     for each in objects.classes:
@@ -75,12 +76,12 @@ def compile_gateway_api(
     listeners = Listeners(taken)
     for each in sorted(objects.gateways, key=_age):
         if (each.get("spec") or {}).get("gatewayClassName") in ours:
-            spec, problems = _shaped(each, GatewayApiSpec)
+            spec, problems = shapes.of(each, GatewayApiSpec)
             listeners.add(each, spec, problems)
     backends = Backends(pools, services, objects.grants)
     attachments: list[Attachment] = []
     for each in sorted(objects.routes, key=_age):
-        spec, problems = _shaped(each, HttpRouteSpec)
+        spec, problems = shapes.of(each, HttpRouteSpec)
         attached, parents = attach(each, spec, problems, listeners, backends)
         attachments += attached
         if parents:
@@ -97,11 +98,6 @@ def _age(value: Mapping[str, Any]) -> tuple[str, str, str]:
     """Who came first has its way, says the API; of two that came together, the one first by name."""
     metadata = value["metadata"]
     return str(metadata.get("creationTimestamp") or ""), metadata.get("namespace", ""), metadata["name"]
-
-
-def _shaped(value: Mapping[str, Any], model: type[Any]) -> tuple[Any, list[Problem]]:
-    place = Place("", 0)
-    return shape_part(place, "spec", model, value.get("spec") or {})
 
 
 def _parent(reference: dict[str, Any], said: Conditions) -> dict[str, Any]:

@@ -12,14 +12,17 @@ def covers(pattern: str, host: str) -> bool:
     return pattern.startswith("*.") and host != ANY and host.endswith(pattern[1:]) and host != pattern[1:]
 
 
+def covering(host: str) -> list[str]:
+    """Every pattern that covers `host`, the nearest first."""
+    if host == ANY:
+        return [ANY]
+    labels = host.split(".")
+    wider = [f"*.{'.'.join(labels[index:])}" for index in range(1, len(labels))]
+    return list(dict.fromkeys([host, *wider, ANY]))
+
+
 def meeting(one: str, other: str) -> str | None:
     """The hosts that both take, as one pattern: the narrower of the two; None where they do not meet."""
     if covers(one, other):
         return other
     return one if covers(other, one) else None
-
-
-def nearness(pattern: str) -> tuple[int, int]:
-    """Sorts patterns that take the same host: the nearer one is greater. A whole name is nearest."""
-    whole = 0 if pattern.startswith(ANY) else len(pattern)
-    return whole, 0 if pattern == ANY else len(pattern)

@@ -37,7 +37,7 @@ class ListenerPlace:
 
 @dataclass(slots=True)
 class _Known:
-    """A Gateway of ours. `spec` is None where its shape is wrong."""
+    """A Gateway of ours. `spec`: the one in force, None where there is none."""
 
     value: Mapping[str, Any]
     spec: GatewayApiSpec | None
@@ -63,14 +63,15 @@ class Listeners:
         self._known: dict[tuple[str, str], _Known] = {}
 
     def add(self, value: Mapping[str, Any], spec: GatewayApiSpec | None, problems: list[Problem]) -> None:
-        """One more Gateway, of a class of ours."""
+        """One more Gateway, of a class of ours: its spec in force, and what is wrong with it as it is now."""
         metadata = value["metadata"]
         known = _Known(value, spec, Conditions(metadata.get("generation", 1)))
         self._known[metadata["namespace"], metadata["name"]] = known
-        if spec is None:
+        if problems:
             text = "; ".join(said(problem) for problem in sorted(problems))
             known.said.add(condition("Accepted", "Invalid", text, status=False))
             known.said.add(condition("Programmed", "Invalid", "not accepted", status=False))
+        if spec is None:
             return
         for listener in spec.listeners:
             known.listeners[listener.name] = self._judged(listener, known, spec)
@@ -81,12 +82,16 @@ class Listeners:
         _conclude(known, [each.name for each in taken])
 
     def find(self, namespace: str, name: str) -> tuple[GatewayApiSpec, dict[str, Conditions]] | None:
-        """A Gateway of ours by namespace and name: its spec and what is said of each listener.
+        """A Gateway of ours by namespace and name: its spec in force and what is said of each listener.
 
-        None if there is none of that name, or its shape is wrong.
+        None if there is none of that name, or none of its specs was ever good.
         """
         known = self._known.get((namespace, name))
         return None if known is None or known.spec is None else (known.spec, known.listeners)
+
+    def is_refused(self, namespace: str, name: str) -> bool:
+        """Whether the Gateway as it is now is wrong, whatever is in force of it."""
+        return self._known[namespace, name].said.refuses("Invalid")
 
     def is_ours(self, namespace: str, name: str) -> bool:
         """Whether there is a Gateway of this name, of a class of ours."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds_server.config.gateway_api.hosts import covers, nearness
+from xds_server.config.gateway_api.hosts import covering
 from xds_server.config.gateway_api.matches import precedence, translate
 from xds_server.mesh.routing import Retries, Route, VirtualService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from xds_server.config.gateway_api.attach import Attachment
     from xds_server.config.gateway_api.documents import HttpRouteMatchPart, TimeoutsPart
@@ -21,31 +21,33 @@ _RETRIES = 2
 
 def merged(places: Sequence[ListenerPlace], attachments: Sequence[Attachment]) -> tuple[VirtualService, ...]:
     """The virtual services, sorted by name."""
+    attached: dict[ListenerPlace, dict[str, list[Attachment]]] = {}
+    for each in attachments:
+        for host in each.hosts:
+            attached.setdefault(each.place, {}).setdefault(host, []).append(each)
+    listening: dict[tuple[str, int], dict[str, ListenerPlace]] = {}
+    for place in places:
+        listening.setdefault((place.gateway, place.port), {})[place.host] = place
     made = []
-    for gateway, port in sorted({(each.gateway, each.port) for each in places}):
-        here = [each for each in attachments if (each.place.gateway, each.place.port) == (gateway, port)]
-        listening = [each for each in places if (each.gateway, each.port) == (gateway, port)]
-        for host in sorted({host for each in here for host in each.hosts}):
-            routes = _routes(host, _nearest(host, listening), here)
-            made.append(VirtualService(f"{gateway}:{port}/{host}", (host,), (gateway,), tuple(routes)))
+    for (gateway, port), by_host in listening.items():
+        for host in {host for place in by_host.values() for host in attached.get(place, ())}:
+            nearest = next(by_host[each] for each in covering(host) if each in by_host)
+            routes = tuple(_routes(host, nearest, attached.get(nearest, {})))
+            made.append(VirtualService(f"{gateway}:{port}/{host}", (host,), (gateway,), routes))
     return tuple(sorted(made, key=lambda each: each.name))
 
 
-def _nearest(host: str, listening: Iterable[ListenerPlace]) -> ListenerPlace:
-    """The listener that a host's requests belong to: of those that take it, the nearest."""
-    return max((each for each in listening if covers(each.host, host)), key=lambda each: nearness(each.host))
-
-
-def _routes(host: str, place: ListenerPlace, attachments: Iterable[Attachment]) -> list[Route]:
+def _routes(host: str, place: ListenerPlace, attached: Mapping[str, Sequence[Attachment]]) -> list[Route]:
     """The routes for a host: the nearer hosts' first, then by what they match, then the older routes'."""
     entries = []
-    for each in attachments:
-        taking = [nearness(mine) for mine in each.hosts if covers(mine, host)]
-        if each.place == place and taking:
+    seen: set[tuple[str, int]] = set()
+    for near, mine in enumerate(covering(host)):
+        for each in attached.get(mine, ()):
+            if (each.route, each.index) in seen:
+                continue  # a nearer host of the same route has brought it
             for position, match in enumerate(each.rule.matches):
-                near = max(taking)
-                order = ((-near[0], -near[1]), precedence(match), each.order, position)
-                entries.append((order, each, match))
+                entries.append(((near, precedence(match), each.order, position), each, match))
+        seen |= {(each.route, each.index) for each in attached.get(mine, ())}
     entries.sort(key=lambda entry: entry[0])
     return [_route(each, match, place.port) for _, each, match in entries]
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ROUND = 1.0
 """Seconds between rounds; a compilation begins one at once."""
 
+POOLS = 50
+"""Pools whose status is looked at in one round."""
+
 Value = dict[str, Any]
 
 
@@ -50,6 +53,7 @@ class Answers:
         self._reporter = reporter
         self._writer = writer
         self._servers = servers
+        self._next = 0
         self._said: dict[str, Value] = {}
         """What was last written to objects that are no ModelPools: a listener that has gone is taken out."""
 
@@ -68,9 +72,9 @@ class Answers:
     async def round(self) -> None:
         """Look at every object once."""
         rejections = self._reporter.begin()
-        for value in self._documents.present(MODEL_POOLS).values():
+        for value in self._turn():
             await self._answer_pool(value, rejections)
-            await asyncio.sleep(0)  # a thousand pools must not hold up the loop
+            await asyncio.sleep(0)  # the loop has other work
         for kind in (GATEWAY_CLASSES, GATEWAYS):
             for value in self._documents.present(kind).values():
                 if (wanted := self._documents.state.status.get(key_of(value))) is not None:
@@ -80,6 +84,23 @@ class Answers:
         for kind in ISTIO:
             for value in self._documents.present(kind).values():
                 await self._answer_istio(kind, value)
+
+    def _turn(self) -> list[Value]:
+        """The pools whose turn it is, and all whose spec has not been answered yet.
+
+        What a pool costs grows with the number of Envoys, so no more than POOLS are looked at in a round.
+        """
+        pools = self._documents.present(MODEL_POOLS)
+        keys = sorted(pools)
+        begin = self._next % len(keys) if keys else 0
+        self._next = begin + POOLS
+        turn = dict.fromkeys((keys + keys)[begin : begin + min(POOLS, len(keys))])
+        for key, value in pools.items():
+            seen = (value.get("status") or {}).get("observedGeneration")
+            answered = seen == value["metadata"].get("generation", 1)
+            if not answered and self._writer.may(MODEL_POOLS, value, MANAGER):
+                turn[key] = None
+        return [pools[key] for key in turn]
 
     async def _answer_pool(self, value: Value, rejections: Rejections) -> None:
         """First what this server sees, under its own name; then what follows for all from what all wrote."""

@@ -16,7 +16,7 @@ import structlog
 from xds_server.config.cluster_documents import ClusterDocuments
 from xds_server.config.objects import key_of
 from xds_server.mesh.events import ConfigurationReplaced
-from xds_server.sources.kubernetes.kinds import ALL, DocumentKind
+from xds_server.sources.kubernetes.kinds import ALL, MODEL_POOLS, DocumentKind
 from xds_server.sources.kubernetes.watched import Scope, WatchState
 from xds_server.sources.kubernetes.watching import Watch
 
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 SOURCE = "kubernetes-documents"
 """The name under which the mesh keeps this configuration."""
 
+PATIENCE = 30.0
+"""Seconds that the first picture waits for kinds that may not be read; later ones are taken when they may."""
+
 _LOOK = 0.1
-"""Seconds between looks at watches that have not listed yet."""
+"""Seconds between looks at watches that have not listed yet: their failures have no event."""
 
 Value = dict[str, Any]
 
@@ -48,6 +51,7 @@ class KubernetesDocuments:
         emit: takes ConfigurationReplaced, when the configuration differs from the one before.
         services: all services that are known, by host; those declared here are left out of account.
         timing: limits and pauses of the watches.
+        patience: seconds that the first picture waits for kinds that may not be read.
         clock: epoch seconds.
     """
 
@@ -59,6 +63,7 @@ class KubernetesDocuments:
         services: Callable[[], Mapping[str, Service]],
         *,
         timing: Timing | None = None,
+        patience: float = PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.documents = ClusterDocuments()
@@ -69,6 +74,7 @@ class KubernetesDocuments:
         self._emit = emit
         self._services = services
         self._clock = clock
+        self._patience = patience
         self._begun = False
         self._dirty = asyncio.Event()
         self._elsewhere: Mapping[str, Service] = {}
@@ -114,12 +120,23 @@ class KubernetesDocuments:
             group.create_task(self._compile_changes(), name="compile documents")
 
     async def listed(self) -> None:
-        """Return once every kind was listed, is not served, or may not be read."""
-        while not all(  # noqa: ASYNC110 - a watch has no event for its failures
-            status.listed or status.missing_permission or status.state is WatchState.ABSENT
-            for status in self.watch_status()
-        ):
+        """Return once every kind was listed, or is not served.
+
+        ModelPools are waited for as long as it takes. Other kinds that may not be read are waited for a
+        while, since a permission that is missing for a moment at a start must not take routes away.
+        """
+        begun = time.monotonic()
+        while not self._whole(late=time.monotonic() - begun > self._patience):  # noqa: ASYNC110 - see _LOOK
             await asyncio.sleep(_LOOK)
+
+    def _whole(self, *, late: bool) -> bool:
+        return all(
+            status.listed
+            or status.state is WatchState.ABSENT
+            or (late and kind is not MODEL_POOLS and bool(status.missing_permission))
+            for kind, watch in self._watches.items()
+            for status in watch.status()
+        )
 
     def begin(self) -> None:
         """From now on the mesh is told; at once for the first time. Call it when the services are known."""

@@ -37,6 +37,9 @@ MODEL_POOLS = DocumentKind(Resource("xds-server.dev", "v1alpha1", "modelpools"),
 CONFIG_MAPS = DocumentKind(
     Resource("", "v1", "configmaps"), "ConfigMap", selector=f"{DOCUMENTS_LABEL}=true", status=False
 )
+INFERENCE_SERVICES = DocumentKind(
+    Resource("serving.kserve.io", "v1beta1", "inferenceservices"), "InferenceService", status=False
+)
 ISTIO = (
     _istio("destinationrules", "DestinationRule"),
     _istio("gateways", "Gateway"),
@@ -49,5 +52,5 @@ HTTP_ROUTES = _gateway_api("httproutes", "HTTPRoute")
 REFERENCE_GRANTS = _gateway_api("referencegrants", "ReferenceGrant", version="v1beta1")
 GATEWAY_API = (GATEWAY_CLASSES, GATEWAYS, HTTP_ROUTES, REFERENCE_GRANTS)
 
-ALL = (MODEL_POOLS, CONFIG_MAPS, *ISTIO, *GATEWAY_API)
+ALL = (MODEL_POOLS, CONFIG_MAPS, INFERENCE_SERVICES, *ISTIO, *GATEWAY_API)
 """Every kind that is watched for documents; each may be missing in a cluster, and may come later."""

@@ -34,6 +34,9 @@ RENEW = 10.0
 DEAD = 40.0
 """Seconds without a change after which a Lease counts no more."""
 
+LEAVE = 2.0
+"""Seconds that a stop waits for the API server to take the Lease away."""
+
 _FORBIDDEN = 403
 
 
@@ -107,8 +110,11 @@ class Servers:
     async def leave(self) -> None:
         """Take the Lease away, so that the others need not wait for it to die."""
         try:
-            await self._api.json(Request(path=f"{LEASES.path(self._namespace)}/{self.name}", method="DELETE"))
-        except (ApiError, ApiUnreachableError) as error:
+            async with asyncio.timeout(LEAVE):
+                await self._api.json(
+                    Request(path=f"{LEASES.path(self._namespace)}/{self.name}", method="DELETE")
+                )
+        except (ApiError, ApiUnreachableError, TimeoutError) as error:
             self._log.info("cannot take the lease away", error=str(error))
 
     async def _renew(self) -> None:

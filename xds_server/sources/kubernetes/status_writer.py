@@ -101,6 +101,7 @@ class StatusWriter:
             self._failed(key, kind, metadata.get("namespace", ""), error)
             return None
         self.writes += 1
+        self.last_error = ""
         self._failures.pop(key, None)
         self.missing_permissions.discard(_permission(kind, metadata.get("namespace", "")))
         return dict(written)
