@@ -1,13 +1,15 @@
 """The baseline: the least that a Python server can do to send one assignment to C streams.
 
 Each endpoint's bytes are kept, joined for every change and wrapped in one response, whose bytes go to all
-streams. No hash, no ledger, no views, no order, no limits. Options as those of benchmarks.churn_server.
+streams. No hash, no ledger, no views, no order, no limits. gRPC and the garbage collector are set as they
+are in the full server, so that what differs is the work alone. Options as those of benchmarks.churn_server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 
 import grpc
@@ -16,6 +18,8 @@ from benchmarks.fleet import HOST, PORT, Fleet
 from benchmarks.serving import Options, parse, until_signal
 from benchmarks.trigger import Trigger
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY
+from xds_server.transport.channel import channel_options
+from xds_server.transport.server import ServerOptions
 from xds_server.wire import field, header, string, uint
 from xds_server.xds.model import CLUSTER, ENDPOINT
 
@@ -109,7 +113,7 @@ class Bare:
 
 async def main(options: Options) -> None:
     bare = Bare(Fleet(options.endpoints, options.models_per_endpoint, options.models))
-    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    server = grpc.aio.server(options=channel_options(ServerOptions()))
     handlers = {
         "StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(bare.sotw),
         "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(bare.delta),
@@ -118,6 +122,7 @@ async def main(options: Options) -> None:
     server.add_insecure_port(options.xds)
     await server.start()
     trigger = await Trigger(bare.churn).start(options.trigger)
+    gc.freeze()  # as the full server does
     publisher = asyncio.create_task(bare.publish(), name="publisher")
     await until_signal()
     publisher.cancel()

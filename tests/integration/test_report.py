@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 POD = "modelmesh-serving-abcde"
 
+LIMIT = 20.0
+"""Seconds after which an end that does not come is a failure, not a test that hangs."""
+
 
 class World:
     """A server that takes reports, with one pool of `push`; endpoint a is the pod."""
@@ -50,7 +53,7 @@ class World:
 
     async def stop(self) -> None:
         if self.server is not None:
-            await self.server.stop(1.0)
+            await asyncio.wait_for(self.server.stop(1.0), LIMIT)
 
     def configure(self, letters: str = "ab") -> None:
         base = configuration("", discovery=Push(5))
@@ -96,7 +99,7 @@ async def reporting(
         yield
     finally:
         stop.set()
-        await task
+        await asyncio.wait_for(task, LIMIT)
 
 
 @pytest.fixture

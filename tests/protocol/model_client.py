@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tests.protocol.catalogs import NODE
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER
+from xds_server.xds.order import HOLD_LIMIT, rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,6 +198,7 @@ class ModelClient:
 
     def listen(self) -> int:
         """Take what is there and check it. Returns how many responses came."""
+        overdue = self._overdue()
         replies = self.session.take()
         deadline = self.session.next_deadline()
         assert deadline is None or deadline > self.hub.clock(), (
@@ -207,6 +209,8 @@ class ModelClient:
             assert interest.pending is None, "a second response while one is outstanding"
             assert reply.nonce not in interest.nonces, "a nonce was used twice"
             self._owed(reply, interest)
+            if reply.type_url not in overdue:
+                self._in_order(reply, interest)
             interest.pending = reply
             interest.nonces.append(reply.nonce)
             interest.touched = False
@@ -215,6 +219,29 @@ class ModelClient:
             if reply.type_url == CLUSTER and ENDPOINT in self.interests:
                 self.interests[ENDPOINT].excused |= told
         return len(replies)
+
+    def _overdue(self) -> set[str]:
+        """Types that have waited for others as long as they may."""
+        now = self.hub.clock()
+        return {
+            url
+            for url, watch in self.session.watches.items()
+            if any(since + HOLD_LIMIT <= now for since in watch.held_back.values())
+        }
+
+    def _in_order(self, reply: Reply, interest: Interest) -> None:
+        """What a resource depends on was answered before it came. Assignments depend on nothing."""
+        if reply.type_url == ENDPOINT:
+            return
+        news = [each for each in reply.resources if interest.held.get(each.name) != each.version]
+        for url, name in {needed for each in news for needed in each.requires}:
+            needed, view = self.interests.get(url), self.session.snapshot.of(url)
+            if needed is None or not needed.covers(name) or rank(url) >= rank(reply.type_url):
+                continue
+            if name in view.resources and name not in view.withheld:
+                version = view.resources[name].version
+                answered = version in (needed.held.get(name), needed.rejected.get(name))
+                assert answered, f"{reply.type_url} came before {url} {name}"
 
     def _owed(self, reply: Reply, interest: Interest) -> None:
         """Nothing that was accepted comes again, except where the protocol asks for it."""

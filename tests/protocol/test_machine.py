@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.protocol.catalogs import KINDS, Clock, World
 from tests.protocol.model_client import WHOLE, ModelClient
@@ -37,6 +37,14 @@ class Machine(RuleBasedStateMachine):
         self.client = ModelClient(self.hub, self.variant)
 
     # The world
+
+    @initialize(full=st.booleans())
+    def start(self, full: bool) -> None:
+        """From nothing, or from a world in which everything depends on something at once."""
+        if full:
+            for kind in KINDS:
+                getattr(self.world, kind).update(dict.fromkeys(NAMES, "1"))
+            self.publish()
 
     @rule(kind=KIND_NAMES, name=st.sampled_from(NAMES), content=st.sampled_from(["1", "2", None]))
     def change(self, kind: str, name: str, content: str | None) -> None:

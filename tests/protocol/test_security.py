@@ -101,6 +101,29 @@ async def test_a_client_without_a_certificate_ends_in_the_handshake(
             async with made.channel(authority.ca, client) as channel:
                 assert (await refused(channel))[0] is grpc.StatusCode.UNAVAILABLE
         assert made.hub.stats.streams_total == 0
+        assert made.certificates.handshakes.begun >= 2
+        assert made.certificates.handshakes.connections == 0
+
+
+async def test_handshakes_that_came_to_something_are_told_from_those_that_did_not(
+    authority: Authority, server_files: TlsFiles, gateway: TlsFiles
+) -> None:
+    async with secured(server_files) as made:
+        handshakes = made.certificates.handshakes
+        async with made.channel(authority.ca, gateway) as channel:
+            for _ in range(3):
+                client = WireClient(channel, Variant.DELTA)
+                await client.ask(CLUSTER, "a")
+                await client.hear()
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            await check(b"")
+        assert (handshakes.begun, handshakes.connections) == (1, 1)
+        async with made.channel(authority.ca, gateway) as channel:
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(b"")
+        assert (handshakes.begun, handshakes.connections) == (2, 2)
+        async with made.channel(authority.ca, None) as channel:
+            await refused(channel)
+        assert handshakes.begun - handshakes.connections >= 1
 
 
 @pytest.mark.parametrize(

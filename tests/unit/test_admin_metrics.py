@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from admin_world import Files, Readiness, admin_of
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from xds_server.config.problems import Problem
 from xds_server.mesh.events import FailureKind, ModelsReported, ModelState
+from xds_server.transport.tls import CertificateError, Certificates, TlsFiles
 from xds_server.xds.model import ENDPOINT
 from xds_server.xds.status import Delay, Refusal
 
@@ -56,6 +58,20 @@ async def test_the_age_of_a_service_is_that_of_its_oldest_report(world: World) -
     at = time.time() - 30
     world.mesh.apply(ModelsReported(endpoint=world.id(2), source="runtime", models=rows, at=at))
     assert 30 <= (await samples(world))("oldest_report_age_seconds", HOST) < 90
+
+
+async def test_the_certificates_of_the_xds_port(world: World, tmp_path: Path) -> None:
+    certificates = Certificates(TlsFiles(tmp_path / "absent.crt", tmp_path / "absent.key"))
+    with pytest.raises(CertificateError):
+        await certificates.load()
+    for _ in range(3):
+        certificates.handshakes.begin()
+    for peer in ("ipv4:10.0.0.1:1", "ipv4:10.0.0.1:1", "ipv4:10.0.0.1:2"):
+        certificates.handshakes.met(peer)
+    found = await samples(world, certificates=certificates)
+    assert (found("tls_loads_total", "ok"), found("tls_loads_total", "failed")) == (0, 1)
+    assert found("tls_last_load_successful") == 0
+    assert (found("tls_handshakes_total"), found("tls_connections_total")) == (3, 2)
 
 
 async def test_a_stale_pool(world: World) -> None:

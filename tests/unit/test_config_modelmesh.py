@@ -44,7 +44,11 @@ def test_defaults_and_every_field(tmp_path):
         "service: other, namespace: team, loadTimeout: 6s, push: , openInference: {port: rest, interval: 1s}"
     )
     assert compiled(tmp_path, f"modelMesh: {{{ETCD}, {text}}}").discovery == ModelMesh(
-        "/etc/etcd_connection", "mm_ns/team/mm/other/", 3.0, OpenInference("rest", interval=1.0), push=True
+        "/etc/etcd_connection",
+        "mm_ns/team/mm/other/",
+        3.0,
+        OpenInference("rest", interval=1.0),
+        push=Push(10.0),
     )
     found = compiled(tmp_path, f"modelMesh: {{{ETCD}, openVino: {{port: 9101}}}}").discovery
     assert found.confirm == OpenVino(9101)

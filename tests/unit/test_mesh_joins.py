@@ -28,7 +28,7 @@ from xds_server.mesh.pools import Annotations, ModelMesh, Push
 ONE, TWO, REPORT, REGISTRY = "annotation/one", "annotation/two", "report", "modelmesh"
 MESH = ModelMesh("file", "mm/", 30)
 CONFIRMED = ModelMesh("file", "mm/", 30, DISCOVERY)
-REPORTED = ModelMesh("file", "mm/", 30, None, push=True)
+REPORTED = ModelMesh("file", "mm/", 30, None, push=Push(5))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,19 @@ def test_a_runtime_that_is_gone_loses_its_models_though_the_registry_still_lists
     assert seen(mesh, "a") == (Health.DOWN, "", False)
     mesh.apply(refused("b", 11.5))
     assert seen(mesh, "a") == seen(mesh, "b") == (Health.OK, "m", True), "all at once is our own trouble"
+
+
+def test_a_reporter_that_confirms_and_cannot_read_its_runtime_has_the_grace_of_push():
+    mesh = told(
+        configured("a", discovery=REPORTED),
+        reported("a", "m:m-1@2", 10, REGISTRY),
+        reported("a", "m-1", 10, REPORT),
+        timed_out("a", 20, source=REPORT),
+    )
+    assert seen(mesh, "a") == (Health.OK, "m", True)
+    assert mesh.next_deadline() == 25
+    mesh.expire(25)
+    assert seen(mesh, "a") == (Health.DOWN, "", False)
 
 
 def test_a_confirming_runtime_that_never_answered_says_nothing():

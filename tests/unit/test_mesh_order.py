@@ -37,7 +37,7 @@ WAYS = [
     Push(5),
     ModelMesh("file", "mm/"),
     ModelMesh("file", "mm/", 30, DISCOVERY),
-    ModelMesh("file", "mm/", 30, DISCOVERY, push=True),
+    ModelMesh("file", "mm/", 30, DISCOVERY, push=Push(5)),
 ]
 
 outcomes = st.one_of(st.sampled_from(MODELS), st.sampled_from([refused, timed_out, lost]))

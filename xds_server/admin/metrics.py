@@ -161,6 +161,11 @@ def _security(state: AdminState) -> Iterator[Metric]:
         yield families.gauge(
             "tls_last_load_successful", "1 when the last load was accepted, 0 when not.", not tls.problem
         )
+        for name, text, count in (
+            ("tls_handshakes", "TLS handshakes begun on the xDS port.", tls.handshakes.begun),
+            ("tls_connections", "TLS connections that carried a call.", tls.handshakes.connections),
+        ):
+            yield CounterMetricFamily(families.PREFIX + name, text, value=count)
         if tls.expires_at is not None:
             yield families.gauge(
                 "tls_certificate_expiry_time_seconds",

@@ -68,8 +68,24 @@ class Polling(Protocol):
         """Polls that ended without an answer."""
 
 
+class Handshakes(Protocol):
+    """What came of the TLS handshakes of the xDS port."""
+
+    @property
+    def begun(self) -> int:
+        """Handshakes begun."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that carried a call."""
+
+
 class TlsFiles(Protocol):
     """The certificates of the xDS port."""
+
+    @property
+    def handshakes(self) -> Handshakes:
+        """What came of the handshakes."""
 
     @property
     def problem(self) -> str:

@@ -49,11 +49,15 @@ _WORST = (Health.STALE, Health.SUSPECT, Health.PENDING, Health.OK)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a pool learns its models: whose rows count, and who confirms them."""
+    """How a pool learns its models: whose rows count, and who confirms them.
+
+    `limits`: of what is asked, else of what lists; `reports`: of reporters that confirm.
+    """
 
     lists: Origin
     limits: Tolerance
     confirms: frozenset[Origin] = frozenset()
+    reports: Tolerance | None = None
 
     @property
     def asks(self) -> bool:
@@ -69,14 +73,19 @@ def way_of(discovery: Discovery | None) -> Way | None:
         case Annotations():
             return Way(Origin.ANNOTATION, _TOLD)
         case Push():
-            return Way(Origin.REPORT, Tolerance(discovery.grace, 0.0, min(discovery.grace, PATIENCE)))
+            return Way(Origin.REPORT, _reports(discovery))
         case ModelMesh():
             confirms = {Origin.ASKED} if discovery.confirm else set()
             confirms |= {Origin.REPORT} if discovery.push else set()
             limits = Tolerance.of(discovery.confirm) if discovery.confirm else _TOLD
-            return Way(Origin.REGISTRY, limits, frozenset(confirms))
+            reports = _reports(discovery.push) if discovery.push else None
+            return Way(Origin.REGISTRY, limits, frozenset(confirms), reports)
         case _:
             return None
+
+
+def _reports(push: Push) -> Tolerance:
+    return Tolerance(push.grace, 0.0, min(push.grace, PATIENCE))
 
 
 class Joined:
@@ -145,9 +154,10 @@ class Joined:
 
     def deadline(self, now: float) -> float:
         """When the verdict next changes by time alone, after `now`; infinity if it does not."""
-        grace = self._way.limits.grace
         ends = (
-            r.failure.since + grace for r in self.all if r.failure and r.failure.kind is not FailureKind.LOST
+            r.failure.since + self._limits(r).grace
+            for r in self.all
+            if r.failure and r.failure.kind is not FailureKind.LOST
         )
         ages = (
             row.ready_at
@@ -173,8 +183,15 @@ class Joined:
         for record in self._confirming:
             if record.reported_at is not None:
                 shared = common if origin_of(record.source) is Origin.ASKED else NO_COMMON_FAILURE
-                found.append((record, judge(record, shared, self._way.limits, now)))
+                found.append((record, judge(record, shared, self._limits(record), now)))
         return found
+
+    def _limits(self, record: Record) -> Tolerance:
+        """How long what this source cannot read keeps its models."""
+        reports = self._way.reports
+        return (
+            reports if reports is not None and origin_of(record.source) is Origin.REPORT else self._way.limits
+        )
 
     def _counted(self, common: CommonFailure, now: float) -> Iterator[tuple[ModelState, str]]:
         """Each row of the registry with why it counts; the reason is empty where it does not."""

@@ -147,7 +147,7 @@ class ModelMesh:
     prefix: str
     loaded_after: float = 30.0
     confirm: Asked | None = None
-    push: bool = False
+    push: Push | None = None
 
 
 Discovery = Asked | StaticModels | Annotations | Push | ModelMesh

@@ -13,7 +13,10 @@ import grpc
 from xds_server import wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from typing import TypeAlias
+
+    Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
 SERVICE = "grpc.health.v1.Health"
 SERVING = 1
@@ -22,9 +25,13 @@ SERVICE_UNKNOWN = 3
 
 
 class Health:
-    """Tells how this server is. `services`: their names; the empty one stands for the whole server."""
+    """Tells how this server is. `services`: their names; the empty one stands for the whole server.
 
-    def __init__(self, services: Iterable[str]) -> None:
+    `met` is told of each call.
+    """
+
+    def __init__(self, services: Iterable[str], met: Callable[[Context], None]) -> None:
+        self._met = met
         self._services = frozenset({"", SERVICE, *services})
         self._serving = False
         self._closed = False
@@ -41,17 +48,17 @@ class Health:
         self._closed = True
         self.set(serving=False)
 
-    async def check(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    async def check(self, request: bytes, context: Context) -> bytes:
         """`Check`: the status now; NOT_FOUND for a service that is not here."""
+        self._met(context)
         service = await _service(request, context)
         if service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {service!r} on this port")
         return wire.uint(1, self._status(service))
 
-    async def watch(
-        self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
-    ) -> AsyncIterator[bytes]:
+    async def watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         """`Watch`: the status now and whenever it changes. It ends with the server."""
+        self._met(context)
         service = await _service(request, context)
         changed = asyncio.Event()
         self._watchers.add(changed)
@@ -73,7 +80,7 @@ class Health:
         return SERVING if self._serving else NOT_SERVING
 
 
-async def _service(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+async def _service(request: bytes, context: Context) -> str:
     """The service asked for."""
     try:
         names = [payload.decode() for number, _, payload in wire.fields(request) if number == 1]

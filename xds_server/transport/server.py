@@ -19,6 +19,7 @@ from xds_server.report_messages import METHOD, SERVICE
 from xds_server.transport import csds, health
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
+from xds_server.transport.channel import channel_options
 from xds_server.transport.encoder import SharedEncoder
 from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.quiet import Quieter
@@ -48,9 +49,6 @@ _SERVICES = (
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", ROUTE),
 )
 """Each service, what its two methods end in (after Stream and Delta), and the type it serves."""
-
-_READ_AHEAD = 1024 * 1024
-"""Bytes of requests that a client may send before they are read."""
 
 _LIFETIME_SPREAD = 0.2
 """Streams opened together should not end together: each lives up to this part longer or shorter."""
@@ -111,7 +109,7 @@ class XdsServer:
         rate = self._options.streams_per_second
         self._reports = ReportStreams(reports, self._door, self._ending)
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
-        self._health = health.Health(service for service, _, _ in _SERVICES)
+        self._health = health.Health((service for service, _, _ in _SERVICES), self._met)
         self._statuses = csds.ClientStatuses(hub, time.time)
         self._pushes = PushGate(self._options.max_pushes, hub.stats.delays, hub.clock)
         self._taken = 0
@@ -120,7 +118,7 @@ class XdsServer:
 
     async def start(self) -> int:
         """Listen. Returns the port. OSError if the address cannot be had."""
-        server = grpc.aio.server(options=self._channel_options())
+        server = grpc.aio.server(options=channel_options(self._options))
         server.add_generic_rpc_handlers((*self._services(), *self._tools()))
         try:
             port = self._bind(server)
@@ -160,26 +158,6 @@ class XdsServer:
         if self._server is not None:
             await self._server.stop(grace)
             self._server = None
-
-    def _channel_options(self) -> list[tuple[str, int]]:
-        options = self._options
-        return [
-            ("grpc.so_reuseport", 0),
-            # Above this gRPC refuses by itself; what lies between is refused with our words, and counted.
-            ("grpc.max_receive_message_length", 2 * options.max_request),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.keepalive_time_ms", int(options.keepalive * 1000)),
-            ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout * 1000)),
-            # Of the two this is the one that ends it: without it a silent peer keeps its place for a minute.
-            ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout * 1000)),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_pings_without_data", 0),
-            # The library's own five minutes would take Envoy's pings for an attack.
-            ("grpc.http2.min_ping_interval_without_data_ms", int(options.shortest_ping * 1000)),
-            # No ping after every few requests to find out how fast they come: a sixth of all the CPU time.
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.http2.lookahead_bytes", _READ_AHEAD),
-        ]
 
     def _services(self) -> list[grpc.GenericRpcHandler]:
         return [
@@ -261,12 +239,18 @@ class XdsServer:
     @asynccontextmanager
     async def _refusing(self, context: Context) -> AsyncIterator[None]:
         """Tell the client why it is refused, where what is done within refuses it."""
+        self._met(context)
         try:
             yield
         except RefusedError as error:
             await self._refuse(context, error.reason, str(error))
         except ProtocolError as error:
             await self._refuse(context, Refusal.PROTOCOL, str(error))
+
+    def _met(self, context: Context) -> None:
+        """A connection has carried a call."""
+        if self._certificates is not None:
+            self._certificates.handshakes.met(context.peer())
 
     async def _serve(self, context: Context, variant: Variant, type_url: str | None) -> None:
         """One stream, from its identity to its end."""

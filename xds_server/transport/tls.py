@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
+from xds_server.transport.handshakes import Handshakes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -71,6 +73,8 @@ class Certificates:
         """Loads that succeeded, the first one included."""
         self.reloads_failed = 0
         """Loads that were refused."""
+        self.handshakes = Handshakes()
+        """What came of the port's handshakes."""
         self._clock = clock
         self._contents: tuple[bytes, ...] | None = None
         self._configuration: grpc.ServerCertificateConfiguration | None = None
@@ -121,6 +125,7 @@ class Certificates:
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             """Called by gRPC at each handshake, on threads of its own. None: nothing new."""
             nonlocal handed
+            self.handshakes.begin()
             current = self._configuration
             if current is handed:
                 return None

@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 from xds_server.config.compile.runtimes import asked, check_port
 from xds_server.config.compile.services import POD_LABEL
-from xds_server.mesh.pools import ModelMesh
+from xds_server.mesh.pools import ModelMesh, Push
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,5 +47,5 @@ def model_mesh(
         prefix=f"{scope}/{part.service}/",
         loaded_after=max(_SHORTEST_LOAD, part.load_timeout / _SHARE_OF_TIMEOUT),
         confirm=None if way is None else way[1],
-        push=part.push is not None,
+        push=None if part.push is None else Push(part.push.grace),
     )
