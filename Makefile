@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)
 
-.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak bench-scale lock protos envoy-files crd clean
+.PHONY: help install install-mlserver install-triton demo demo-modelmesh test check format bench soak lock protos envoy-files crd clean bench-scale
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -93,7 +93,7 @@ class Server:
         self._clock = steady_clock()
         self.mesh = Mesh(on_change=self._on_change)
         self.hub = Hub(time.monotonic, ttl=options.resource_ttl)
-        self.builder = Builder(BuildOptions(access_log=options.access_log))
+        self.builder = Builder(BuildOptions(access_log=options.access_log, model_stats=options.model_stats))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
         self.kubernetes = (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xds_server import __version__, cli_plan, cli_report
+from xds_server import __version__, cli_explain, cli_plan, cli_report
 from xds_server.cli_kubernetes import UsageError
 from xds_server.cli_serve import (
     DEFAULT_ADMIN,
@@ -177,6 +177,16 @@ def _add_documents(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         epilog=cli_plan.EPILOG,
     )
     cli_plan.add_plan_options(sub)
+
+    sub = _add(
+        commands,
+        "explain",
+        cli_explain.run,
+        "what would happen to a request, and why",
+        epilog=cli_explain.EPILOG,
+    )
+    cli_explain.add_explain_options(sub)
+    _admin_option(sub)
 
     sub = _add(
         commands,

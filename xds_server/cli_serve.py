@@ -60,6 +60,13 @@ def add_serve_options(sub: argparse.ArgumentParser) -> None:
         help="Envoy's access log: JSON lines with the subset and the replica of each request (stdout)",
     )
     sub.add_argument(
+        "--model-stats",
+        type=count,
+        default=0,
+        metavar="N",
+        help="let Envoy count requests, latency and misses by model, in N series at most (off)",
+    )
+    sub.add_argument(
         "--stop-limit", type=seconds, default=10.0, metavar="SECONDS", help="for a graceful stop (10)"
     )
     sub.add_argument(
@@ -194,6 +201,7 @@ def serve_options(options: argparse.Namespace) -> settings.ServeOptions:
         admin=options.admin,
         probes=options.probes,
         access_log=options.access_log == "stdout",
+        model_stats=options.model_stats,
         stop_limit=options.stop_limit,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,

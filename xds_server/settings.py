@@ -30,6 +30,7 @@ class ServeOptions:
     admin: str = "127.0.0.1:19000"
     probes: str | None = None
     access_log: bool = True
+    model_stats: int = 0
     stop_limit: float = 10.0
     merge_window: float = DEFAULT_WINDOW
     tls_cert: Path | None = None

@@ -38,8 +38,11 @@ async def test_a_server_follows_a_pools_service(tmp_path):
 async def test_pods_are_asked_for_their_metadata_only(tmp_path):
     async with mock_cluster(tmp_path, *SERVED) as cluster, serving(cluster, tmp_path) as server:
         await until(lambda: server.readiness.ready)
+        await until(lambda: len(cluster.streams) == 3)
         asked = [request for request in cluster.requests if request.resource.plural == "pods"]
-        assert all("as=PartialObjectMetadata" in request.headers["Accept"] for request in asked)
+        kinds = {request.action: request.headers["Accept"].partition(";g=")[0] for request in asked}
+        assert kinds[kmock.action.LIST] == "application/json;as=PartialObjectMetadataList"
+        assert kinds[kmock.action.WATCH] == "application/json;as=PartialObjectMetadata"
 
 
 async def test_nobody_is_answered_before_everything_was_listed_once(tmp_path):

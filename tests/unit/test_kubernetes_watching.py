@@ -177,10 +177,9 @@ async def test_a_server_that_never_answers_is_failing(tmp_path):
         cluster.fault(lambda request: request.action is kmock.action.WATCH, hang)
         timing = Timing(inactivity=0.1, first=0.01, most=0.05, brief=0.02)
         async with watching(cluster, timing=timing) as watch:
-            await until(lambda: one_status(watch).failures == 1)
-            await until(lambda: cluster.streams)
-            assert one_status(watch).state is WatchState.WATCHING
+            await until(lambda: one_status(watch).failures >= 1)
             hangs.set()
+            await until(lambda: cluster.streams and one_status(watch).state is WatchState.WATCHING)
 
 
 async def test_a_restart_of_the_server_keeps_the_picture_and_says_since_when(tmp_path):
@@ -228,8 +227,8 @@ async def test_an_error_within_a_stream_goes_on_from_the_version(tmp_path):
         await listed(watch)
         await until(lambda: cluster.streams)
         cluster.send("ERROR", status(500, "etcd leader changed"))
-        await until(lambda: one_status(watch).failures == 1)
-        await until(lambda: cluster.watches("pods") == 2)
+        await until(lambda: one_status(watch).failures >= 1)
+        await until(lambda: cluster.watches("pods") >= 2)
         await cluster.put(PODS, pod("a"))
         await until(lambda: names(watch) == ["a"])
         assert cluster.lists("pods") == 1
@@ -267,22 +266,23 @@ async def test_a_token_that_stays_refused_is_said_and_tried_again(tmp_path):
 async def test_a_missing_permission_is_named(tmp_path, scope, where):
     async with mock_cluster(tmp_path, SLICES) as cluster:
         forbidden = refusal(403, "endpointslices.discovery.k8s.io is forbidden: User ...")
-        cluster.fault(lambda request: request.action is kmock.action.LIST, forbidden, times=3)
+        cluster.fault(lambda request: request.action is kmock.action.LIST, forbidden, times=10**6)
         async with watching(cluster, SLICES, scope) as watch:
-            await until(lambda: one_status(watch).failures == 3)
+            await until(lambda: one_status(watch).failures >= 3)
             found = one_status(watch)
             assert found.missing_permission == f"list endpointslices.discovery.k8s.io {where}"
             assert found.error == f"missing permission: {found.missing_permission}"
             assert not found.listed
+            cluster.faults.clear()
             await listed(watch)
             assert one_status(watch).missing_permission == ""
 
 
 async def test_a_missing_permission_to_watch_is_another_one(tmp_path):
     async with mock_cluster(tmp_path, PODS) as cluster:
-        cluster.fault(lambda request: request.action is kmock.action.WATCH, refusal(403), times=2)
+        cluster.fault(lambda request: request.action is kmock.action.WATCH, refusal(403), times=10**6)
         async with watching(cluster, scope=Scope(("x",))) as watch:
-            await until(lambda: one_status(watch).failures == 2)
+            await until(lambda: one_status(watch).failures >= 2)
             assert one_status(watch).missing_permission == "watch pods in namespace x"
             assert one_status(watch).listed
 

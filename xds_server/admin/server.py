@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from xds_server import __version__
-from xds_server.admin import guard, kubernetes, metrics, requests, status
+from xds_server.admin import explaining, guard, kubernetes, metrics, requests, status
 from xds_server.moves import errors as moves
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ GET    /healthz               the process is alive
 GET    /readyz                200 when Envoys are answered, else 503 with the reason
 GET    /metrics               for Prometheus
 GET    /status                what is known, what is routed, what each Envoy has acknowledged (JSON)
+GET    /v1/explain?model=..   what would happen to a request, and why (path, header, authority, port)
+POST   /v1/explain            {{"model": .., "path": .., "headers": .., "body": ..}}: the same, with a body
 GET    /v1/withdrawals        models that are kept off a replica
 POST   /v1/withdrawals        {{"model": .., "endpoint": "HOST:PORT"}}: answers when it is safe to unload
 GET    /v1/withdrawals/ID
@@ -104,6 +106,8 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/status", self._status),
+                web.get("/v1/explain", self._explain_query),
+                web.post("/v1/explain", self._explain_body),
                 web.get("/v1/withdrawals", self._withdrawals),
                 web.post("/v1/withdrawals", self._withdraw),
                 web.get("/v1/withdrawals/{id}", self._withdrawal),
@@ -162,6 +166,15 @@ class AdminServer:
 
     async def _status(self, _request: web.Request) -> web.Response:
         return _json(status.build(self._state))
+
+    async def _explain_query(self, request: web.Request) -> web.Response:
+        asked = explaining.from_query(request.query, request.query.getall("header", []))
+        return _json(explaining.explain(self._state, asked))
+
+    async def _explain_body(self, request: web.Request) -> web.Response:
+        larger = request.clone(client_max_size=explaining.BODY_LIMIT)
+        asked = requests.parse(explaining.ExplainBody, await larger.read())
+        return _json(explaining.explain(self._state, asked))
 
     async def _withdrawals(self, _request: web.Request) -> web.Response:
         return _json({"withdrawals": [status.withdrawal(w) for w in self._state.mover.withdrawals()]})

@@ -46,7 +46,7 @@ class Versions:
     """Versions as names of their own. `pinned`: model to the one version that its bare name stands for."""
 
     default: DefaultVersion = DefaultVersion.ANY
-    pinned: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    pinned: Mapping[str, str] = field(default_factory=lambda: _NONE, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class Names:
     adapter that nobody has loaded any more falls back to its base, as far as runtimes still tell of it.
     """
 
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NONE)
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NONE, hash=False)
     versions: Versions | None = None
-    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NONE)
-    splits: Mapping[str, Split] = field(default_factory=lambda: _NONE)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NONE, hash=False)
+    splits: Mapping[str, Split] = field(default_factory=lambda: _NONE, hash=False)
     adapter_fallback: bool = True
 
     @property

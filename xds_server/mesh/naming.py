@@ -49,6 +49,7 @@ def with_names(route: Route, pools: Mapping[str, Pool], services: Mapping[str, S
             replace(names, headers=headers),
             keys,
             transcode=_speak_grpc(route, services),
+            further=used[0].names,
             misses=used[0].misses,
         ),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from xds_server.mesh.misses import NO_MISSES, Misses
+from xds_server.mesh.names import NO_NAMES, Names
 
 MODEL_HEADERS = ("model", "mm-model-id", "mm-vmodel-id")
 """Of these the first that a request has names its model: the seed's own, then ModelMesh's."""
@@ -110,6 +111,7 @@ class RequestNames:
 class Naming:
     """What a route to pools does with a request's model: `keys` are the subset keys that get its name.
 
+    `further`: what else the pool's models are called.
     `misses`: what callers are told where nobody has it.
 
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
@@ -118,4 +120,5 @@ class Naming:
     names: RequestNames
     keys: tuple[str, ...]
     transcode: bool = False
+    further: Names = NO_NAMES
     misses: Misses = NO_MISSES

@@ -22,12 +22,16 @@ FIELDS = {
     "duration_ms": "%DURATION%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "model": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:model)%",
     "subset": f"%DYNAMIC_METADATA({LB_NAMESPACE})%",
     "from": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:from)%",
     "miss": f"%DYNAMIC_METADATA({OWN_NAMESPACE}:miss)%",
 }
-"""What a line says; `subset` is what the request asked for (its `envoy.lb` metadata), `from` where its model
-was named, `miss` which miss it met."""
+"""What a line says.
+
+`model` is the name that the request brought, `from` where it was found, `miss` which miss it met, and
+`subset` what the balancer was asked for (the request's `envoy.lb` metadata).
+"""
 
 
 def to_stdout() -> accesslog.AccessLog:

@@ -32,9 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What the operator decides for all Envoys. `access_log`: a JSON line a request on standard output."""
+    """What the operator decides for all Envoys. `access_log`: a JSON line a request on standard output.
+
+    `model_stats`: how many counters by model an Envoy may have; 0: none.
+    """
 
     access_log: bool = True
+    model_stats: int = 0
     times: RouteTimes = field(default_factory=RouteTimes)
     sharding: Sharding = field(default_factory=Sharding)
 
@@ -238,11 +242,14 @@ class Builder:
 
     def _encode_fronts(self, routing: Routing) -> dict[str, tuple[Front, ...]]:
         routes, access_log = self._routes, self._options.access_log
+        model_stats = self._options.model_stats
         fronts = {
-            gateway.name: gateway_fronts(gateway, routing, routes, access_log=access_log)
+            gateway.name: gateway_fronts(
+                gateway, routing, routes, access_log=access_log, model_stats=model_stats
+            )
             for gateway in routing.gateways
         }
-        fronts[MESH_GATEWAY] = sidecar_fronts(routing, routes, access_log=access_log)
+        fronts[MESH_GATEWAY] = sidecar_fronts(routing, routes, access_log=access_log, model_stats=model_stats)
         return fronts
 
 

@@ -152,7 +152,8 @@ def _transcoder() -> grpc_json_transcoder.GrpcJsonTranscoder:
 @cache
 def script() -> str:
     """Join the parts of the script that runs on routes to pools."""
-    return "".join((_HERE / part).read_text("utf-8") for part in ("request.lua", "answers.lua"))
+    parts = ("names.lua", "request.lua", "answers.lua")
+    return "".join((_HERE / part).read_text("utf-8") for part in parts)
 
 
 @cache

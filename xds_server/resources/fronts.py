@@ -32,7 +32,7 @@ class Front:
 
 
 def gateway_fronts(
-    gateway: Gateway, routing: Routing, encoder: RouteEncoder, *, access_log: bool
+    gateway: Gateway, routing: Routing, encoder: RouteEncoder, *, access_log: bool, model_stats: int = 0
 ) -> tuple[Front, ...]:
     """Make a gateway's fronts, sorted by port."""
     attached = [each for each in routing.virtual_services if gateway.name in each.gateways]
@@ -44,12 +44,14 @@ def gateway_fronts(
         name = names.gateway_listener(port)
         claims = (Claim(domains.intersection(each.hosts, server.hosts), each) for each in attached)
         routes = encoder.encode(name, port, claimed(claims, port))
-        listener = encode_gateway(name, port, server.tls, access_log=access_log)
+        listener = encode_gateway(name, port, server.tls, access_log=access_log, model_stats=model_stats)
         fronts.append(Front(port, name, listener, routes))
     return tuple(fronts)
 
 
-def sidecar_fronts(routing: Routing, encoder: RouteEncoder, *, access_log: bool) -> tuple[Front, ...]:
+def sidecar_fronts(
+    routing: Routing, encoder: RouteEncoder, *, access_log: bool, model_stats: int = 0
+) -> tuple[Front, ...]:
     """Make a sidecar's fronts: one for each port number that any service has, sorted."""
     attached = [each for each in routing.virtual_services if MESH_GATEWAY in each.gateways]
     by_port: dict[int, list[Service]] = {}
@@ -60,7 +62,8 @@ def sidecar_fronts(routing: Routing, encoder: RouteEncoder, *, access_log: bool)
     for port, services in sorted(by_port.items()):
         name = names.sidecar_listener(port)
         routes = encoder.encode(name, port, _sidecar_domains(port, services, attached, routing))
-        fronts.append(Front(port, name, encode_sidecar(name, port, access_log=access_log), routes))
+        listener = encode_sidecar(name, port, access_log=access_log, model_stats=model_stats)
+        fronts.append(Front(port, name, listener, routes))
     return tuple(fronts)
 
 

@@ -12,6 +12,7 @@ import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 
 from xds_server.resources.access_log import to_stdout
 from xds_server.resources.filters import early_mutations, http_filters, local_replies
+from xds_server.resources.model_stats import counted_by_model
 from xds_server.resources.parts import address, over_ads, packed
 from xds_server.wire import field, string
 
@@ -28,15 +29,15 @@ _HEADERS_WITHIN = timedelta(seconds=15)
 """For a client to send a request's headers: who dribbles them holds a connection for no work."""
 
 
-def encode_gateway(name: str, port: int, tls: Tls | None, *, access_log: bool) -> bytes:
+def encode_gateway(name: str, port: int, tls: Tls | None, *, access_log: bool, model_stats: int = 0) -> bytes:
     """Encode a gateway's Listener: reachable from outside, so the peer's address is what is believed."""
-    manager = _manager(name, _common_manager(access_log=access_log, outside=True))
+    manager = _manager(name, _common_manager(access_log=access_log, model_stats=model_stats, outside=True))
     return _listener(name, address(EVERYWHERE, port), manager, tls)
 
 
-def encode_sidecar(name: str, port: int, *, access_log: bool) -> bytes:
+def encode_sidecar(name: str, port: int, *, access_log: bool, model_stats: int = 0) -> bytes:
     """Encode a sidecar's Listener: for the program beside it only."""
-    manager = _manager(name, _common_manager(access_log=access_log, outside=False))
+    manager = _manager(name, _common_manager(access_log=access_log, model_stats=model_stats, outside=False))
     return _listener(name, address(LOOPBACK, port), manager, None)
 
 
@@ -56,7 +57,7 @@ def _manager(name: str, common: bytes) -> bytes:
 
 
 @cache
-def _common_manager(*, access_log: bool, outside: bool) -> bytes:
+def _common_manager(*, access_log: bool, model_stats: int, outside: bool) -> bytes:
     """Encode all of a connection manager but its name and its routes' name. Slow: some 10 ms."""
     return bytes(
         hcm.HttpConnectionManager(
@@ -65,7 +66,10 @@ def _common_manager(*, access_log: bool, outside: bool) -> bytes:
             http_filters=http_filters(),
             early_header_mutation_extensions=early_mutations(),
             local_reply_config=local_replies(),
-            access_log=[to_stdout()] if access_log else [],
+            access_log=[
+                *([to_stdout()] if access_log else []),
+                *(counted_by_model(model_stats) if model_stats else []),
+            ],
             use_remote_address=True if outside else None,
             request_headers_timeout=_HEADERS_WITHIN,
             normalize_path=True,

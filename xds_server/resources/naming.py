@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.route.v3 as route_v3
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from xds_server.mesh.misses import Misses
+    from xds_server.mesh.names import Names, Split
     from xds_server.mesh.request import JsonBody, Naming
 
 ANY_KEY = "xds-server.dev/any"
@@ -89,7 +91,7 @@ def variants(naming: Naming | None, *, reroute: bool) -> Iterable[Variant]:
     if names.json is not None and not naming.transcode:
         body = names.json
         filters = {
-            LUA: _script({**script, "max_bytes": body.max_bytes}),
+            LUA: _script({**script, **_json_key(body), "max_bytes": body.max_bytes}),
             JSON_TO_METADATA: _json_rules(body),
         }
         for paths in _chunks(body.paths):
@@ -127,12 +129,38 @@ def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
             *_GRPC_WITHOUT_MODEL,
         ],
     }
+    if further := _further(naming.further):
+        settings["names"] = further
     if names.on_disagreement is OnDisagreement.REJECT:
         settings["reject"] = True
     if reroute:
         settings["reroute"] = True
     settings.update(_misses(naming.misses))
     return settings
+
+
+def _further(names: Names) -> dict[str, object]:
+    """What the script has to know of further names: not which there are, but which it changes something of.
+
+    Its size is that of the pool's document: aliases of one model, and splits.
+    """
+    further: dict[str, object] = {}
+    aliases = {alias: names.means(alias) for alias in names.aliases if names.means(alias) != alias}
+    if aliases:
+        further["aliases"] = aliases
+    if names.splits:
+        further["splits"] = {name: _split(split) for name, split in names.splits.items()}
+    if names.versions is not None:
+        further["versions"] = True
+    return further
+
+
+def _split(split: Split) -> dict[str, object]:
+    ends = list(accumulate(weight for _, weight in split.targets))
+    told: dict[str, object] = {"names": [name for name, _ in split.targets], "ends": ends, "total": ends[-1]}
+    if split.sticky_header:
+        told["sticky"] = split.sticky_header
+    return told
 
 
 def _misses(misses: Misses) -> dict[str, object]:
@@ -215,6 +243,11 @@ def _is_grpc(*, inverted: bool = False) -> route_v3.HeaderMatcher:
 
 def _absent(header: str) -> route_v3.HeaderMatcher:
     return route_v3.HeaderMatcher(name=header.lower(), present_match=False)
+
+
+def _json_key(body: JsonBody) -> dict[str, object]:
+    """Where the script may write the name that an alias means: in the body's own field only."""
+    return {"json_key": body.field[0]} if len(body.field) == 1 else {}
 
 
 def _json_rules(body: JsonBody) -> Any:

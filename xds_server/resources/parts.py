@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,9 @@ def carried_on(
             del by_name[name]
     if any(each.name not in known for each in come):
         by_name = dict(sorted(by_name.items()))
-    return _counted(by_name, previous.total, come, gone, withheld)
+    made = _counted(by_name, previous.total, come, gone, withheld)
+    differ = frozenset(each.name for each in (*come, *gone))
+    return replace(made, snapshot=replace(made.snapshot, base=previous.snapshot.version, changed=differ))
 
 
 def _counted(

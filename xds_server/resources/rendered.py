@@ -32,7 +32,19 @@ def as_dict(resource: Resource) -> dict[str, Any]:
     decoded: dict[str, Any] = (
         messages[resource.type_url].parse(resource.body).to_dict(casing=_AS_IN_THE_PROTO)
     )
-    return decoded
+    written: dict[str, Any] = _without_empty(decoded)
+    return written
+
+
+def _without_empty(value: Any) -> Any:
+    """Write an Any that holds nothing as protobuf's JSON has it: the library gives it an empty type."""
+    if isinstance(value, dict):
+        if value == {"@type": ""}:
+            return {}
+        return {key: _without_empty(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_empty(each) for each in value]
+    return value
 
 
 def all_of(snapshot: Snapshot, type_url: str) -> list[dict[str, Any]]:

@@ -32,6 +32,8 @@ local function settings(h)
       without = {},
       without_below = context:get("without_below") or {},
       fallback = context:get("fallback"),
+      names = context:get("names"),
+      json_key = context:get("json_key"),
     }
     for _, path in ipairs(context:get("without") or {}) do
       found.without[path] = true
@@ -193,6 +195,15 @@ local function refuse(h, status, message)
   h:respond({ [":status"] = tostring(status), ["content-type"] = "text/plain" }, message)
 end
 
+-- Comes last: waiting for the body ends the life of all that was asked of the request before.
+local function rename_in_body(h, key, known)
+  local body = h:body()
+  local text = body and names.replaced(body:getBytes(0, body:length()), key, (gsub(known, "/versions/.+$", "")))
+  if text then
+    body:setBytes(text)
+  end
+end
+
 function envoy_on_request(h)
   local config = settings(h)
   -- Waiting for the body ends the life of all that was asked of the request before.
@@ -248,6 +259,12 @@ function envoy_on_request(h)
     name, from = config.fallback.model, "fallback"
   end
   if name then
+    metadata:set(OWN, "model", name)
+    metadata:set(OWN, "from", from)
+    local asked, known, onward = name, name, path
+    if config.names then
+      name, known, onward = names.meant(config, headers, path, name, decoded)
+    end
     headers:replace("x-xds-model", name)
     for _, key in ipairs(config.keys) do
       metadata:set(LB, key, name)
@@ -259,9 +276,15 @@ function envoy_on_request(h)
       end
       metadata:set(LB, "fallback_list", tried)
     end
-    metadata:set(OWN, "from", from)
     if config.reroute then
       h:clearRouteCache()
+    end
+    if onward ~= path then
+      headers:replace("x-envoy-original-path", path)
+      headers:replace(":path", onward)
+    end
+    if known ~= asked and from == "json" and config.json_key then
+      rename_in_body(h, config.json_key, known)
     end
   end
 end

@@ -60,12 +60,15 @@ class TypeSnapshot:
     """All resources of one type that a node is entitled to.
 
     `version` is a hash over names and versions. A name in `withheld` exists, but is not known well
-    enough to be sent: a subscription to it gets no answer, neither content nor absence.
+    enough to be sent: a subscription to it gets no answer, neither content nor absence. `changed` are
+    the names whose content differs from that of the snapshot whose version is `base`, where that is known.
     """
 
     resources: Mapping[str, Resource] = field(default_factory=dict)
     version: str = ""
     withheld: frozenset[str] = frozenset()
+    base: str = field(default="", compare=False)
+    changed: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 EMPTY_TYPE = TypeSnapshot()

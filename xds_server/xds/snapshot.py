@@ -32,15 +32,24 @@ def changed_names(old: Snapshot, new: Snapshot) -> Mapping[str, frozenset[str]]:
         type_url: _changed(old.of(type_url), new.of(type_url))
         for type_url in old.types.keys() | new.types.keys()
     }
-    vanished = old.of(CLUSTER).resources.keys() - new.of(CLUSTER).resources.keys()
-    if vanished:
+    if vanished := _vanished(old.of(CLUSTER), new.of(CLUSTER)):
         changes[ENDPOINT] = changes.get(ENDPOINT, frozenset()) | vanished
     return {type_url: names for type_url, names in changes.items() if names}
+
+
+def _vanished(old: TypeSnapshot, new: TypeSnapshot) -> frozenset[str]:
+    if old is new:
+        return frozenset()
+    if new.base and new.base == old.version:
+        return new.changed - new.resources.keys()
+    return frozenset(old.resources.keys() - new.resources.keys())
 
 
 def _changed(old: TypeSnapshot, new: TypeSnapshot) -> frozenset[str]:
     if old is new or (old.version and old.version == new.version and old.withheld == new.withheld):
         return frozenset()
+    if new.base and new.base == old.version:
+        return new.changed | (old.withheld ^ new.withheld)
     changed = old.resources.keys() ^ new.resources.keys()
     changed |= old.withheld ^ new.withheld
     for name, resource in new.resources.items():

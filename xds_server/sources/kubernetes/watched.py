@@ -32,22 +32,21 @@ class Resource:
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         return f"{root}/namespaces/{namespace}/{self.plural}" if namespace else f"{root}/{self.plural}"
 
-    @property
-    def accept(self) -> str:
-        """The Accept header: what the server is to send, plain JSON where it cannot."""
-        if self.metadata_only:
-            kinds = (f"application/json;as={kind};g=meta.k8s.io;v=v1" for kind in _METADATA_KINDS)
-            return ",".join((*kinds, "application/json"))
-        return "application/json"
+    def accept(self, *, watch: bool) -> str:
+        """The Accept header of a list or a watch: what the server is to send, plain JSON where it cannot.
+
+        It transforms a list as a list only, and an object of a watch as an object only.
+        """
+        if not self.metadata_only:
+            return "application/json"
+        kind = "PartialObjectMetadata" if watch else "PartialObjectMetadataList"
+        return f"application/json;as={kind};g=meta.k8s.io;v=v1,application/json"
 
     def where(self, namespace: str) -> str:
         """The scope of a permission, in words."""
         if namespace:
             return f"in namespace {namespace}"
         return "in all namespaces" if self.namespaced else "at cluster scope"
-
-
-_METADATA_KINDS = ("PartialObjectMetadataList", "PartialObjectMetadata")
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,9 +277,10 @@ class _Part(Generic[Kept]):
             self.objects[key] = changes[key] = kept
 
     def _request(self, params: Mapping[str, str], timeout: aiohttp.ClientTimeout | None = None) -> Request:
-        request = Request(
-            path=self._owner.resource.path(self.namespace), params=params, accept=self._owner.resource.accept
-        )
+        """A list, or with a timeout of its own a watch."""
+        resource = self._owner.resource
+        accept = resource.accept(watch=timeout is not None)
+        request = Request(path=resource.path(self.namespace), params=params, accept=accept)
         return request if timeout is None else request.lasting(timeout)
 
     def _params(self, params: dict[str, str]) -> dict[str, str]:
