@@ -169,20 +169,20 @@ async def holds(check):
 
 async def test_requests_follow_an_http_route_to_the_replica_that_has_the_model(tmp_path):
     rules = [
-        {"matches": [{"path": {"type": "PathPrefix", "value": "/v2"}}], "backendRefs": [BACKEND]},
+        {"matches": [{"path": {"type": "PathPrefix", "value": "/app"}}], "backendRefs": [BACKEND]},
         {
-            "matches": [{"path": {"type": "Exact", "value": "/v2/gone"}}],
+            "matches": [{"path": {"type": "Exact", "value": "/app/gone"}}],
             "backendRefs": [{**BACKEND, "name": "nowhere"}],
         },
     ]
     async with world(tmp_path, rules) as running:
-        await running.answered((200, "one"), "/v2/models/a/infer", "a")
+        await running.answered((200, "one"), "/app/models/a/infer", "a")
         for _ in range(10):
-            assert await running.ask("/v2/models/b/infer", "b") == (200, "two")
-            assert await running.ask("/v2", "a") == (200, "one")
-        assert (await running.ask("/v2/models/c/infer", "c"))[0] == 503  # loaded nowhere
-        assert (await running.ask("/v22/models/a/infer", "a"))[0] == 404  # a prefix ends at a slash
-        assert (await running.ask("/v2/gone", "a"))[0] == 500  # a reference that cannot be followed
+            assert await running.ask("/app/models/b/infer", "b") == (200, "two")
+            assert await running.ask("/app", "a") == (200, "one")
+        assert (await running.ask("/app/models/c/infer", "c"))[0] == 503  # loaded nowhere
+        assert (await running.ask("/application/models/a/infer", "a"))[0] == 404  # a prefix ends at a slash
+        assert (await running.ask("/app/gone", "a"))[0] == 500  # a reference that cannot be followed
         await holds(lambda: running.condition(MODEL_POOLS, "triton", "Programmed")[0] == "True")
         assert running.condition(MODEL_POOLS, "triton", "Programmed")[1] == "acknowledged by 1 of 1 Envoys"
         assert running.condition(MODEL_POOLS, "triton", "ModelsDiscovered")[0] == "True"

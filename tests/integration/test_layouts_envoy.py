@@ -71,10 +71,21 @@ async def test_every_miss_policy_in_every_layout(misses: ScaleWorld, layout: str
     pool = f"{layout}-{name}"
     _, without, unknown = MISSES[name]
     for model, holders in (("a", {"r0"}), ("b", {"r1"}), ("both", {"r0", "r1"})):
-        assert set(await misses.spread(pool, model)) == holders
+        await answered_by(misses, pool, model, holders)
     for model, wanted in ((None, without), ("nobody's", unknown), ("never", unknown), ("gone", unknown)):
-        found = set(await misses.spread(pool, model))
-        assert found == (wanted or {"503"}), (model, found)
+        await answered_by(misses, pool, model, wanted or {"503"})
+
+
+async def answered_by(world: ScaleWorld, pool: str, model: str | None, wanted: set[str]) -> None:
+    """Nobody else ever, and all of them in the end: on a busy machine one may be left out for a while."""
+    found: set[str] = set()
+
+    async def all_of_them() -> bool:
+        found.update(await world.spread(pool, model))
+        assert found <= wanted, (model, found)
+        return found == wanted
+
+    await world.until(all_of_them, f"{pool}: {model} answered by {wanted}")
 
 
 async def test_clusters_made_on_demand_serve_from_the_first_request_on() -> None:

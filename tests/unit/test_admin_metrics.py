@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from admin_world import Files, Readiness, admin_of
@@ -16,6 +16,9 @@ from xds_server.mesh.events import FailureKind, ModelsReported, ModelState
 from xds_server.transport.tls import CertificateError, Certificates, TlsFiles
 from xds_server.xds.model import ENDPOINT
 from xds_server.xds.status import Delay, Refusal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Found = Callable[..., float]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xds_server import cli
+from xds_server import cli, logs
 from xds_server.config.cluster_hosts import full_name, meant, service_of
 from xds_server.config.loader import load_directory
 
@@ -95,12 +95,20 @@ def test_check_takes_the_clusters_services_for_there(tmp_path, capsys):
     assert "no error" in capsys.readouterr().out
 
 
+@pytest.fixture
+def unlogged(monkeypatch):
+    """`serve` sets the log up for its process, with the standard error of just now: not for this one."""
+    monkeypatch.setattr(logs, "configure", lambda **_: None)
+
+
+@pytest.mark.usefixtures("unlogged")
 def test_options_that_mean_nothing_without_a_cluster(capsys, tmp_path):
     options = ["--config", str(tmp_path), "--namespace", "x", "--pod-selector", "app=a"]
     assert cli.main(["serve", *options]) == 2
     assert "--namespace, --pod-selector: give --kubernetes too" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unlogged")
 def test_nothing_to_serve(capsys):
     assert cli.main(["serve"]) == 2
     assert "nothing to serve: give --config DIR, or --kubernetes, or both" in capsys.readouterr().err
