@@ -21,6 +21,8 @@ def test_the_defaults_are_the_documented_ports():
     )
     assert options.replicas == tuple(f"127.0.0.1:{port}" for port in range(9001, 9005))
     assert options.proxies == ()
+    assert options.grpc_gateway == "127.0.0.1:8033"
+    assert options.replicas_grpc == tuple(f"127.0.0.1:{port}" for port in range(9201, 9205))
     assert (options.rate, options.moves) == (100.0, 6)
 
 

@@ -17,6 +17,8 @@ from xds_server.demo.results import (
     Results,
     Run,
     Tally,
+    Way,
+    Ways,
     percentile_name,
     tally,
 )
@@ -97,6 +99,7 @@ def results():
         {"tf-mnist": ("replica-1",), "<odd>": ("replica-2",)},
         Tally(48, 0, 1),
     )
+    found.ways = Ways("tf-mnist", (Way("gRPC", "ModelInfer", None, "replica-2", "<odd>"),), Tally(1, 1))
     moved = MoveResult(Move("tf-mnist", A, B), 50.0, 21.0, 3.0, 2.0, 1503.0, Tally(200))
     found.moves = Moves((moved,), Tally(300))
     found.comparison = comparison()
@@ -105,7 +108,7 @@ def results():
 
 
 def test_the_total_is_over_all_steps(results):
-    assert results.tally == Tally(1 + 48 + 300 + 800, 0, 1)
+    assert results.tally == Tally(1 + 48 + 1 + 300 + 800, 1, 1)
 
 
 def test_the_report_is_whole(results, tmp_path):

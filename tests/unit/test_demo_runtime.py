@@ -4,15 +4,18 @@ import asyncio
 import json
 import threading
 
+import grpc
 import joblib
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from sklearn.dummy import DummyClassifier
 
+from tests.inference_calls import call
 from xds_server.demo import repository as repository_module
 from xds_server.demo.forwarding import FORWARDED_BY, HOP, SERVED_BY, Peers, session
-from xds_server.demo.payload import as_rest, read_digit, seed_request
+from xds_server.demo.grpc_runtime import GrpcRuntime
+from xds_server.demo.payload import as_rest, read_digit, read_tensor, seed_request
 from xds_server.demo.processes import free_ports
 from xds_server.demo.proxy import Proxy
 from xds_server.demo.repository import NotReadyError, Repository, State, UnknownModelError
@@ -67,6 +70,35 @@ async def test_both_forms_are_answered_in_the_v2_rest_form(pair, body):
     assert document["model_name"] == "one"
     assert [output["name"] for output in document["outputs"]] == ["predict", "predict_proba"]
     assert read_digit(await answer.read()) == 1
+
+
+async def test_a_body_may_name_the_model_beside_its_inputs(pair):
+    body = {"model": "one", **json.loads(seed_request())}
+    answer = await pair[0].post("/infer", json=body)
+    assert (answer.status, read_digit(await answer.read())) == (200, 1)
+    assert (await pair[0].post("/infer", data=seed_request())).status == 400
+
+
+async def test_grpc_answers_with_the_digit_or_says_why_not(folder):
+    repository = Repository(folder)
+    await repository.load("two")
+    _, values = read_tensor(seed_request())
+    tensor = {"name": "inputs", "shape": [1, 784], "datatype": "FP32", "contents": {"fp32_contents": values}}
+    async with (
+        GrpcRuntime(repository).listening("127.0.0.1", 0) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        assert (await call(channel, "ServerLive")).live
+        answer = await call(channel, "ModelInfer", model_name="two", inputs=[tensor])
+        assert (answer.model_name, list(answer.outputs[0].contents.int64_contents)) == ("two", [2])
+        for model, inputs, code in (
+            ("three", [tensor], grpc.StatusCode.NOT_FOUND),
+            ("two", [], grpc.StatusCode.INVALID_ARGUMENT),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(channel, "ModelInfer", model_name=model, inputs=inputs)
+            assert refused.value.code() is code
+    repository.close()
 
 
 async def test_a_request_for_another_replicas_model_is_forwarded_and_marked(pair):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from xds_server.demo.results import Comparison, Matrix, MoveResult, Moves, Reading, Tally
+    from xds_server.demo.results import Comparison, Matrix, MoveResult, Moves, Reading, Tally, Ways
 
 
 class Display:
@@ -84,14 +84,25 @@ class Display:
         self.console.print(table)
         self.say(f"  [dim]{escape('[n]')}: loaded there.[/] {tally_text(matrix.tally)}")
 
+    def ways(self, ways: Ways) -> None:
+        """Step 3: what was sent, and where Envoy found the name."""
+        table = Table(box=None, padding=(0, 1, 0, 2), header_style="bold")
+        for column in ("way", "model named as", "reads", "replica", "found by Envoy in"):
+            table.add_column(column, no_wrap=True)
+        for way in ways.ways:
+            digit = "[bold red]-[/]" if way.digit is None else f"[bold green]{way.digit}[/]"
+            table.add_row(way.name, escape(way.request), digit, way.replica, escape(way.found))
+        self.console.print(table)
+        self.say(f"  {tally_text(ways.tally)}")
+
     def moves_heading(self) -> None:
-        """Step 3, above the moves: a line of each fits 80 columns."""
+        """Step 4, above the moves: a line of each fits 80 columns."""
         self.say(
             f"  [bold]{'model':<19}{'move':<22}{'routed':>8}{'ack':>7}{'last':>7}{'load':>8}{'unload':>7}[/]"
         )
 
     def move(self, result: MoveResult, name: Callable[[str], str]) -> None:
-        """Step 3, one move."""
+        """Step 4, one move."""
         move = result.move
         self.say(
             f"  {move.model:<19}{name(move.source) + ' -> ' + name(move.target):<22}"
@@ -100,7 +111,7 @@ class Display:
         )
 
     def moves(self, moves: Moves) -> None:
-        """Step 3, all together."""
+        """Step 4, all together."""
         self.say(
             "  [dim]routed: from READY at the new replica to its first answer\n"
             "  ack, last: from the call to unload to Envoy's acknowledgement, and to the old\n"
@@ -109,7 +120,7 @@ class Display:
         self.say(f"  {len(moves.results)} moves. {tally_text(moves.tally)}")
 
     def comparison(self, comparison: Comparison) -> None:
-        """Step 4: both runs side by side."""
+        """Step 5: both runs side by side."""
         table = Table(box=None, padding=(0, 2), header_style="bold")
         table.add_column("latency")
         table.add_column("before (no subsets)", justify="right")

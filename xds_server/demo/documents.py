@@ -1,11 +1,12 @@
-"""The documents that the demo gives the server: the seed's two as they are, and two made for the replicas.
+"""The documents that the demo gives the server: the seed's two as they are, and those made for the replicas.
 
-`write_with_subsets` and `write_without_subsets` change the same directory, which the running server reloads.
+`Parts.with_subsets` and `Parts.without_subsets` go into the same directory, which the running server reloads.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -16,12 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    Endpoints = Sequence[Mapping[str, int | str]]
+
 DESTINATION_RULE, VIRTUAL_SERVICE = "destination-rule.yaml", "virtual-service.yaml"
-REPLICAS, POOL = "replicas.yaml", "model-pool.yaml"
+REPLICAS, POOL, GRPC = "replicas.yaml", "model-pool.yaml", "grpc.yaml"
 HOST = "modelmesh-serving"
 SUBSET_KEY = "modelmesh.asm.alibabacloud.com"
 SEED_PORT = 8008
 """The gateway's port that the seed's VirtualService matches."""
+
+REST_PORT, GRPC_PORT = 8033, 8034
+"""The service's ports: the one that the seed's VirtualService routes to, and one for gRPC beside it."""
+
+PATHS = ["/v2/models/{model}/infer", "/v2/models/{model}/ready"]
+"""Where a request's path names its model. Other paths may then leave it to the body."""
 
 INTERVAL, TIMEOUT = "1s", "5s"
 """How often a runtime is asked. MLServer answers nothing while it loads a scikit-learn model, up to 3 s."""
@@ -31,8 +40,14 @@ def _metadata() -> dict[str, str]:
     return {"name": HOST, "namespace": HOST}
 
 
-def service_entry(endpoints: Sequence[Mapping[str, int | str]]) -> dict[str, Any]:
-    """The replicas as a ServiceEntry. Each endpoint: `address`, `http` and `rest` (its discovery port)."""
+def service_entry(endpoints: Endpoints, *, grpc: bool = False) -> dict[str, Any]:
+    """The replicas as a ServiceEntry.
+
+    Each endpoint: `address`, `http`, `rest` (its discovery port), and `grpc` where the service has that port.
+    """
+    ports = [{"number": REST_PORT, "name": "http", "protocol": "HTTP"}]
+    if grpc:
+        ports.append({"number": GRPC_PORT, "name": "grpc", "protocol": "GRPC"})
     return {
         "apiVersion": "networking.istio.io/v1",
         "kind": "ServiceEntry",
@@ -40,10 +55,37 @@ def service_entry(endpoints: Sequence[Mapping[str, int | str]]) -> dict[str, Any
         "spec": {
             "hosts": [HOST],
             "resolution": "STATIC",
-            "ports": [{"number": 8033, "name": "http", "protocol": "HTTP"}],
+            "ports": ports,
             "endpoints": [
-                {"address": each["address"], "ports": {"http": each["http"], "rest": each["rest"]}}
+                {
+                    "address": each["address"],
+                    "ports": {name: port for name, port in each.items() if name != "address"},
+                }
                 for each in endpoints
+            ],
+        },
+    }
+
+
+def request_names(body_path: str) -> dict[str, Any]:
+    """A pool's `spec.request`: requests to `body_path` name their model in the JSON body."""
+    return {"paths": PATHS, "jsonBody": {"paths": [body_path]}}
+
+
+def grpc_virtual_service(port: int) -> dict[str, Any]:
+    """Route gRPC from the gateway's `port` to the service's; the pool implies where the name is."""
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": f"{HOST}-grpc", "namespace": HOST},
+        "spec": {
+            "gateways": ["grpc-gateway"],
+            "hosts": ["*"],
+            "http": [
+                {
+                    "match": [{"port": port}],
+                    "route": [{"destination": {"host": HOST, "port": {"number": GRPC_PORT}}}],
+                }
             ],
         },
     }
@@ -87,25 +129,34 @@ def as_yaml(document: Mapping[str, Any]) -> bytes:
     return yaml.safe_dump(document, sort_keys=False).encode()
 
 
-def write_with_subsets(directory: Path, port: int, endpoints: Sequence[Mapping[str, int | str]]) -> None:
-    """Model-aware routing: the seed's two documents, the replicas, and how they tell their models."""
-    write(
-        directory,
-        {
-            REPLICAS: as_yaml(service_entry(endpoints)),
-            POOL: as_yaml(model_pool()),
+@dataclass(frozen=True)
+class Parts:
+    """What the documents are made of: the gateway's ports, and the path that leaves the name to the body."""
+
+    port: int
+    grpc_port: int
+    body_path: str
+
+    def with_subsets(self, endpoints: Endpoints) -> dict[str, bytes]:
+        """Model-aware routing: the seed's two documents, the replicas, and how they tell their models."""
+        pool = model_pool()
+        pool["spec"]["request"] = request_names(self.body_path)
+        return {
+            **self._replicas(endpoints),
+            POOL: as_yaml(pool),
             DESTINATION_RULE: seed_document(DESTINATION_RULE),
-            VIRTUAL_SERVICE: virtual_service(port),
-        },
-    )
+            VIRTUAL_SERVICE: virtual_service(self.port),
+        }
 
+    def without_subsets(self, endpoints: Endpoints) -> dict[str, bytes]:
+        """The same service as a plain one: the replicas, and routes that know nothing of models."""
+        return {**self._replicas(endpoints), VIRTUAL_SERVICE: plain_virtual_service(self.port)}
 
-def write_without_subsets(directory: Path, port: int, endpoints: Sequence[Mapping[str, int | str]]) -> None:
-    """The same service as a plain one: the replicas, and a route that knows nothing of models."""
-    write(
-        directory,
-        {REPLICAS: as_yaml(service_entry(endpoints)), VIRTUAL_SERVICE: plain_virtual_service(port)},
-    )
+    def _replicas(self, endpoints: Endpoints) -> dict[str, bytes]:
+        return {
+            REPLICAS: as_yaml(service_entry(endpoints, grpc=True)),
+            GRPC: as_yaml(grpc_virtual_service(self.grpc_port)),
+        }
 
 
 def clear(directory: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 EMBEDDED, MLSERVER = "embedded", "mlserver"
 REPLICAS = {EMBEDDED: 4, MLSERVER: 3}
+BODY_PATHS = {EMBEDDED: "/infer", MLSERVER: "/v2/models/tf-mnist/versions/v1/infer"}
 
 PORTS = {
     "port": (8008, "the gateway (Envoy)"),
@@ -23,6 +24,8 @@ PORTS = {
     "admin-port": (19000, "the server's admin port"),
     "envoy-admin-port": (9901, "Envoy's admin port"),
     "replica-port": (9001, "the first replica; the others follow it"),
+    "grpc-port": (8033, "the gateway's port for gRPC"),
+    "replica-grpc-port": (9201, "the first replica's gRPC; the others follow it"),
     "proxy-port": (9101, "the first forwarding proxy (mlserver); the others follow it"),
 }
 """Option to its default and what listens there. DEMO_PORT, DEMO_XDS_PORT and so on change it."""
@@ -43,6 +46,8 @@ class Options:
     envoy_admin_port: int
     replica_port: int
     proxy_port: int
+    grpc_port: int
+    replica_grpc_port: int
     rate: float
     seconds: float
     moves: int
@@ -52,6 +57,11 @@ class Options:
     def gateway(self) -> str:
         """HOST:PORT of the gateway."""
         return f"{HOST}:{self.port}"
+
+    @property
+    def grpc_gateway(self) -> str:
+        """HOST:PORT of the gateway for gRPC."""
+        return f"{HOST}:{self.grpc_port}"
 
     @property
     def xds(self) -> str:
@@ -74,6 +84,16 @@ class Options:
         return tuple(f"{HOST}:{self.replica_port + number}" for number in range(REPLICAS[self.runtime]))
 
     @property
+    def replicas_grpc(self) -> tuple[str, ...]:
+        """HOST:PORT of each replica's gRPC, in the order of `replicas`."""
+        return tuple(f"{HOST}:{self.replica_grpc_port + n}" for n in range(REPLICAS[self.runtime]))
+
+    @property
+    def body_path(self) -> str:
+        """A path whose requests name their model in the body. MLServer has none without a name in it."""
+        return BODY_PATHS[self.runtime]
+
+    @property
     def proxies(self) -> tuple[str, ...]:
         """HOST:PORT of the proxy before each replica; none where the runtime forwards by itself."""
         if self.runtime == EMBEDDED:
@@ -90,10 +110,11 @@ class Options:
         found = [
             (getattr(self, option.replace("-", "_")), what, option)
             for option, (_, what) in PORTS.items()
-            if option not in {"replica-port", "proxy-port"}
+            if option not in {"replica-port", "replica-grpc-port", "proxy-port"}
         ]
         for number, name in enumerate(self.names):
             found.append((self.replica_port + number, name, "replica-port"))
+            found.append((self.replica_grpc_port + number, f"{name}'s gRPC", "replica-grpc-port"))
             if self.proxies:
                 found.append((self.proxy_port + number, f"the proxy before {name}", "proxy-port"))
         return found

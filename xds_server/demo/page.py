@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from xds_server.demo.results import Comparison, Matrix, Moves, Results, Tally
+    from xds_server.demo.results import Comparison, Matrix, Moves, Results, Tally, Ways
 
 TEMPLATE = "page.html"
 
@@ -62,6 +62,8 @@ def render(results: Results, pictures: Sequence[Path]) -> str:
         parts.append(_comparison(results.comparison, pictures))
     if results.matrix is not None:
         parts.append(_matrix(results.matrix))
+    if results.ways is not None:
+        parts.append(_ways(results.ways))
     if results.moves is not None:
         parts.append(_moves(results.moves, results))
     parts += [_notes(results), _machine(results)]
@@ -146,6 +148,17 @@ def _matrix(matrix: Matrix) -> str:
         _table(("model", *matrix.replicas), rows),
         _said(matrix.tally),
     )
+
+
+def _ways(ways: Ways) -> str:
+    rows = [
+        _cells(
+            way.name, f"<code>{escape(way.request)}</code>", str(way.digit), way.replica, escape(way.found)
+        )
+        for way in ways.ways
+    ]
+    head = ("way", "model named as", "digit read", "answered by", "found by Envoy in")
+    return _section("One request, its model named in four ways", _table(head, rows), _said(ways.tally))
 
 
 def _moves(moves: Moves, results: Results) -> str:

@@ -41,6 +41,7 @@ def numbers(results: Results) -> dict[str, Any]:
         "tally": dataclasses.asdict(results.tally),
         "reading": None if results.reading is None else dataclasses.asdict(results.reading),
         "matrix": None if results.matrix is None else dataclasses.asdict(results.matrix),
+        "ways": None if results.ways is None else dataclasses.asdict(results.ways),
         "moves": None if results.moves is None else dataclasses.asdict(results.moves),
         "latency": None if results.comparison is None else _latency(results.comparison),
     }

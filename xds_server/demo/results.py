@@ -79,6 +79,27 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way to say which model is meant. `digit` None: it was not answered."""
+
+    name: str
+    request: str
+    digit: int | None
+    replica: str
+    found: str
+    """Where Envoy found the name, by its access log."""
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The same request, once in each way."""
+
+    model: str
+    ways: tuple[Way, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True)
 class Matrix:
     """How many requests for each model each replica answered, against what was loaded."""
 
@@ -173,6 +194,7 @@ class Results:
     training: str = ""
     reading: Reading | None = None
     matrix: Matrix | None = None
+    ways: Ways | None = None
     moves: Moves | None = None
     comparison: Comparison | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -181,7 +203,7 @@ class Results:
     @property
     def tally(self) -> Tally:
         """All requests of all steps."""
-        steps = (self.reading, self.matrix, self.moves, self.comparison)
+        steps = (self.reading, self.matrix, self.ways, self.moves, self.comparison)
         return sum((step.tally for step in steps if step is not None), Tally())
 
 

@@ -1,4 +1,4 @@
-"""The demo from beginning to end: start, the four steps, the report, and the end of every process."""
+"""The demo from beginning to end: start, the steps, the report, and the end of every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from rich.console import Console
 
-from xds_server.demo import machine, placement, steps
+from xds_server.demo import machine, placement, steps, ways
 from xds_server.demo.display import Display, tally_text
 from xds_server.demo.options import Options, parse
 from xds_server.demo.processes import DemoError, Processes
@@ -48,17 +48,18 @@ class Runner:
         self._results.seconds[what] = time.monotonic() - began
 
     async def run(self) -> None:
-        """Start-up and the four steps; the results are filled in as they come."""
+        """Start-up and the steps; the results are filled in as they come."""
         with self._timed("Training"):
             await self._train()
         with self._timed("Start"):
             await self._start()
-        with self._timed("Steps 1 and 2"):
+        with self._timed("Steps 1 to 3"):
             await self._read()
             await self._matrix()
-        with self._timed("Step 3"):
-            await self._moves()
+            await self._ways()
         with self._timed("Step 4"):
+            await self._moves()
+        with self._timed("Step 5"):
             await self._compare()
 
     async def _train(self) -> None:
@@ -90,8 +91,13 @@ class Runner:
             self._results.matrix = await steps.fill_matrix(self._stage, advance)
         self._display.matrix(self._results.matrix)
 
+    async def _ways(self) -> None:
+        self._display.heading(3, "The same request, its model named in four ways")
+        self._results.ways = await ways.send_all(self._stage)
+        self._display.ways(self._results.ways)
+
     async def _moves(self) -> None:
-        self._display.heading(3, "Models move while requests run")
+        self._display.heading(4, "Models move while requests run")
         done = 0
         with self._display.running("moving models") as advance:
             self._display.moves_heading()
@@ -108,7 +114,7 @@ class Runner:
     async def _compare(self) -> None:
         rate, seconds = self._options.rate, self._options.seconds
         self._display.heading(
-            4, f"{rate:g} requests a second for {seconds:g} s: without subsets, then with them"
+            5, f"{rate:g} requests a second for {seconds:g} s: without subsets, then with them"
         )
         with self._display.running("before: no subsets, replicas forward; then: subsets") as advance:
 

@@ -3,7 +3,8 @@
 It is a stand-in for a multi-model runtime with ModelMesh-style forwarding, so that the demo needs nothing but
 Python: `python -m xds_server.demo.runtime --name replica-1 --port 9001 --repository DIR`. Its models are real
 ones and really compute; its protocol is the REST part of the Open Inference Protocol (KServe V2) that routing
-needs. It is not meant to serve anybody: no authentication, no batching, no gRPC.
+needs, with `/infer` for a body that names its model; `grpc_runtime.py` has as much of it over gRPC. It is not
+meant to serve anybody: no authentication, no batching.
 
 A request for a model that is not loaded here is forwarded to a replica that has it, when `--peers` names
 some, and the answer then carries `x-forwarded-by`; without peers it is a 404. `x-served-by` names the replica
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from xds_server.demo import forwarding
+from xds_server.demo.grpc_runtime import GrpcRuntime
 from xds_server.demo.payload import BadPayloadError, answer, read_tensor
 from xds_server.demo.repository import NotReadyError, Repository, UnknownModelError
 
@@ -53,6 +56,7 @@ class Runtime:
                 web.get("/v2/models/{model}", self._metadata),
                 web.get("/v2/models/{model}/ready", self._ready),
                 web.post("/v2/models/{model}/infer", self._infer),
+                web.post("/infer", self._infer_named),
             ]
         )
         application.cleanup_ctx.append(self._running)
@@ -108,7 +112,18 @@ class Runtime:
         return _refused(400, f"Model {model} is not ready")
 
     async def _infer(self, request: web.Request) -> web.Response:
-        model, body = request.match_info["model"], await request.read()
+        return await self._served(request.match_info["model"], request, await request.read())
+
+    async def _infer_named(self, request: web.Request) -> web.Response:
+        """The same request with a `model` beside `inputs`."""
+        body = await request.read()
+        try:
+            model = str(json.loads(body)["model"])
+        except (ValueError, TypeError, KeyError) as error:
+            return _refused(400, f"expected a V2 inference request with `model` beside `inputs`: {error!r}")
+        return await self._served(model, request, body)
+
+    async def _served(self, model: str, request: web.Request, body: bytes) -> web.Response:
         if not self._repository.is_ready(model):
             return await self._forwarded(model, request, body)
         try:
@@ -136,6 +151,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", required=True, help="what x-served-by says")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--grpc-port", type=int, help="no gRPC unless given")
     parser.add_argument("--repository", type=Path, required=True, help="folder of MODEL/model.joblib")
     parser.add_argument("--load", nargs="*", default=[], metavar="MODEL", help="loaded before the port opens")
     parser.add_argument("--peers", nargs="*", default=[], metavar="HOST:PORT", help="replicas to forward to")
@@ -150,7 +166,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     async def start() -> web.Application:
         for model in options.load:
             await repository.load(model)
-        return Runtime(options.name, repository, options.peers).application()
+        application = Runtime(options.name, repository, options.peers).application()
+        if options.grpc_port is None:
+            return application
+
+        async def grpc_side(_: web.Application) -> AsyncIterator[None]:
+            async with GrpcRuntime(repository).listening(options.host, options.grpc_port):
+                yield
+
+        application.cleanup_ctx.append(grpc_side)
+        return application
 
     # Requests that are under way are finished, but nobody waits long for them in a demo.
     web.run_app(

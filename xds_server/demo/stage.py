@@ -59,6 +59,7 @@ class Stage:
         self._session = session
         self._access_log: AccessLog | None = None
         self._config = options.directory / "config"
+        self._documents = documents.Parts(options.port, options.grpc_port, options.body_path)
         python = options.mlserver.parent / "python" if options.runtime == MLSERVER else Path(sys.executable)
         self._trainer = python
         self.repository = (options.directory / f"models-{options.runtime}").absolute()
@@ -77,6 +78,7 @@ class Stage:
     def name(self, address: str) -> str:
         """What a replica is called, from its HOST:PORT or its proxy's."""
         names = dict(zip(self.options.replicas, self.options.names, strict=True))
+        names.update(zip(self.options.replicas_grpc, self.options.names, strict=True))
         names.update(zip(self.options.proxies, self.options.names, strict=False))
         return names.get(address, address or "none")
 
@@ -90,8 +92,10 @@ class Stage:
     async def start_replicas(self) -> None:
         """Starts the replicas and returns when each has its models."""
         start = self._start_mlserver if self.options.runtime == MLSERVER else self._start_embedded
-        for name, address in zip(self.options.names, self.options.replicas, strict=True):
-            await start(name, address)
+        for name, address, grpc in zip(
+            self.options.names, self.options.replicas, self.options.replicas_grpc, strict=True
+        ):
+            await start(name, address, grpc.rpartition(":")[2])
         await asyncio.gather(*(self._loaded(address) for address in self.options.replicas))
         for name, address, proxy in zip(
             self.options.names, self.options.replicas, self.options.proxies, strict=False
@@ -103,23 +107,24 @@ class Stage:
         for proxy in self.options.proxies:
             await self._live(proxy)
 
-    async def _start_embedded(self, name: str, address: str) -> None:
+    async def _start_embedded(self, name: str, address: str, grpc: str) -> None:
         command = [sys.executable, "-m", "xds_server.demo.runtime", "--name", name]
-        command += ["--port", address.rpartition(":")[2], "--repository", str(self.repository)]
+        command += ["--port", address.rpartition(":")[2], "--grpc-port", grpc]
+        command += ["--repository", str(self.repository)]
         command += ["--load", *placement.loaded_on(self.placement, address)]
         command += ["--peers", *(other for other in self.options.replicas if other != address)]
         await self.processes.start(name, command, SINGLE_THREAD)
 
-    async def _start_mlserver(self, name: str, address: str) -> None:
+    async def _start_mlserver(self, name: str, address: str, grpc: str) -> None:
         host, _, port = address.rpartition(":")
-        grpc, metrics = free_ports(2)
+        (metrics,) = free_ports(1)
         directory = self.options.directory / "mlserver" / name
         directory.mkdir(parents=True, exist_ok=True)
         environment = {
             **SINGLE_THREAD,
             "MLSERVER_HOST": host,
             "MLSERVER_HTTP_PORT": port,
-            "MLSERVER_GRPC_PORT": str(grpc),
+            "MLSERVER_GRPC_PORT": grpc,
             "MLSERVER_METRICS_PORT": str(metrics),
             "MLSERVER_LOAD_MODELS_AT_STARTUP": "false",
             # One process: its workers cannot start with a current uvloop (SeldonIO/MLServer issue 2286).
@@ -150,7 +155,7 @@ class Stage:
     async def start_server(self) -> None:
         """Writes the documents and starts the server."""
         documents.clear(self._config)
-        documents.write_with_subsets(self._config, self.options.port, self._endpoints(proxied=False))
+        documents.write(self._config, self._documents.with_subsets(self._endpoints(proxied=False)))
         command = [sys.executable, "-m", "xds_server", "serve", "--config", str(self._config)]
         command += ["--xds", self.options.xds, "--admin", self.options.admin, "--log-format", "console"]
         await self.processes.start("xds-server", command)
@@ -192,19 +197,20 @@ class Stage:
         """The replicas as the ServiceEntry lists them; `proxied`: traffic goes to the proxies, if any."""
         traffic = self.options.proxies if proxied and self.options.proxies else self.options.replicas
         found: list[dict[str, int | str]] = []
-        for address, replica in zip(traffic, self.options.replicas, strict=True):
+        for address, *replica in zip(traffic, self.options.replicas, self.options.replicas_grpc, strict=True):
             host, _, port = address.rpartition(":")
-            found.append({"address": host, "http": int(port), "rest": int(replica.rpartition(":")[2])})
+            rest, grpc = (int(each.rpartition(":")[2]) for each in replica)
+            found.append({"address": host, "http": int(port), "rest": rest, "grpc": grpc})
         return found
 
     async def without_subsets(self, model: str) -> None:
         """Turns model-aware routing off by its documents; returns when requests for `model` are forwarded."""
-        documents.write_without_subsets(self._config, self.options.port, self._endpoints(proxied=True))
+        documents.write(self._config, self._documents.without_subsets(self._endpoints(proxied=True)))
         await self._until(model, forwarded=True)
 
     async def with_subsets(self, model: str) -> None:
         """Turns model-aware routing on by its documents; returns when none for `model` is forwarded."""
-        documents.write_with_subsets(self._config, self.options.port, self._endpoints(proxied=True))
+        documents.write(self._config, self._documents.with_subsets(self._endpoints(proxied=True)))
         await self._until(model, forwarded=False)
 
     async def _until(self, model: str, *, forwarded: bool) -> None:

@@ -1,4 +1,4 @@
-"""The four steps of the demo: each runs requests against the stage and returns what it found."""
+"""The demo's steps but that of ways.py: each runs requests against the stage and returns what it found."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def _followed(loop: OpenLoop, total: int, advance: Callable[[float], None]
 
 
 async def move_models(stage: Stage, told: Callable[[MoveResult], None]) -> Moves:
-    """Step 3: models move between replicas while requests for all of them run. `told`: after each move."""
+    """Step 4: models move between replicas while requests for all of them run. `told`: after each move."""
     results = []
     async with stage.client() as client:
         steady = OpenLoop(client, list(stage.placement), STEADY, "steady-")
@@ -137,7 +137,7 @@ async def _move(stage: Stage, client: Client, move: Move, number: int) -> MoveRe
 
 
 async def compare(stage: Stage, advance: Callable[[str, float], None]) -> Comparison:
-    """Step 4: the latency test without subsets, then with them. `advance`: which run, its share done."""
+    """Step 5: the latency test without subsets, then with them. `advance`: which run, its share done."""
     report = stage.options.report
     report.mkdir(parents=True, exist_ok=True)
     await stage.without_subsets(SEED_MODEL)
