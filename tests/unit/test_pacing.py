@@ -86,10 +86,19 @@ def test_withdrawals_keep_the_share_too_when_there_are_many(pace: Pace, clock: C
 
 
 def test_what_somebody_waits_for_goes_and_is_accounted_for(pace: Pace, clock: Clock) -> None:
-    assert [may(pace, urgent=True) for _ in range(10)] == [True] * 10
-    clock.now += 9 * REST
+    assert [may(pace, urgent=True) for _ in range(3)] == [True] * 3
+    clock.now += 2 * REST
     assert not may(pace)
     clock.now += REST + 1e-9
+    assert may(pace)
+
+
+def test_many_moves_keep_no_later_change_back_for_long(pace: Pace, clock: Clock) -> None:
+    for _ in range(1000):
+        assert may(pace, urgent=True)
+    clock.now += REST + 1e-9
+    assert may(pace, withdrawal=True), "a replica that died must not wait for what moves have cost"
+    clock.now += (RESERVE + 1) * REST + 1e-9
     assert may(pace)
 
 
