@@ -107,7 +107,8 @@ function envoy_on_response(h)
     local said = headers:get("grpc-message")
     message = said and (decoded(said) or said) or text_of(h)
     if status == "413" and config.max_bytes then
-      message = "the body is larger than the " .. config.max_bytes .. " bytes that are held to find the model's name"
+      local purpose = config.transcode and "translate it" or "find the model's name"
+      message = string.format("the body is larger than the %d bytes that are held to %s", config.max_bytes, purpose)
     elseif message == "" then
       message = "status " .. status
     end

@@ -55,6 +55,9 @@ GRPC_NAME_FIELDS = {
 }
 """The methods that concern a model, each with the field of its request that names it."""
 
+TRANSLATED_BYTES = 16 << 20
+"""Of a body that is translated, in either direction: it is held whole. Envoy's own limit would be 1 MiB."""
+
 _HERE = Path(__file__).parent
 _FIRST_ERROR = 400
 
@@ -143,6 +146,8 @@ def _transcoder() -> grpc_json_transcoder.GrpcJsonTranscoder:
         services=[INFERENCE_SERVICE],
         match_incoming_request_route=True,
         print_options=grpc_json_transcoder.GrpcJsonTranscoderPrintOptions(preserve_proto_field_names=True),
+        max_request_body_size=TRANSLATED_BYTES,
+        max_response_body_size=TRANSLATED_BYTES,
         url_unescape_spec=grpc_json_transcoder.GrpcJsonTranscoderUrlUnescapeSpec.ALL_CHARACTERS,
         request_validation_options=grpc_json_transcoder.GrpcJsonTranscoderRequestValidationOptions(
             reject_binding_body_field_collisions=True
