@@ -242,7 +242,7 @@ async def test_by_path(world: World, holders: list[MLServer], name: str) -> None
         assert status == (404 if name in NOT_IN_MLSERVERS_PATH else 500 if name == name.strip() else 503), (
             answer
         )
-        assert world.hits("rest", holders[holder(name)]) == before + 1
+        assert world.hits("rest", holders[holder(name)]) > before  # a 404 is tried again
     else:
         assert status == 200, answer
         assert said(answer) == (name, f"r{holder(name)}")
@@ -261,7 +261,7 @@ async def test_by_grpc_message(world: World, holders: list[MLServer], name: str)
     if name in MLSERVER_GRPC_BREAKS:
         with pytest.raises(grpc.aio.AioRpcError, match="Invalid metadata"):
             await call(world.channel, "ModelInfer", model_name=name, inputs=[tensor()])
-        assert world.hits("grpc", holders[holder(name)]) == before + 1
+        assert world.hits("grpc", holders[holder(name)]) > before  # a 404 is tried again
         return
     answer = await call(world.channel, "ModelInfer", model_name=name, inputs=[tensor()])
     values = {row.name: row.contents.bytes_contents[0].decode() for row in answer.outputs}
@@ -277,7 +277,7 @@ async def test_by_path_to_grpc(world: World, holders: list[MLServer], name: str)
         assert (status, answer) == (503, {"error": "the request names no model"})
     elif name in MLSERVER_GRPC_BREAKS:
         assert (status, answer) == (500, {"error": "Invalid metadata"})
-        assert world.hits("grpc", holders[holder(name)]) == before + 1
+        assert world.hits("grpc", holders[holder(name)]) > before  # a 404 is tried again
     else:
         assert status == 200, answer
         assert said(answer) == (name, f"r{holder(name)}")

@@ -48,7 +48,7 @@ UNREACHABLE = OutlierDetection(
     consecutive_5xx_errors=0,
     consecutive_gateway_errors=0,
     split_external_local_origin_errors=True,
-    consecutive_local_origin_failures=1,
+    consecutive_local_origin_failures=5,
     interval=1.0,
     base_ejection_time=2.0,
     max_ejection_percent=50,
@@ -56,7 +56,9 @@ UNREACHABLE = OutlierDetection(
 """Of a pool's endpoints, where no rule says else: one that cannot be reached is left out for some seconds.
 
 Without it, LEAST_REQUEST draws a replica that refuses connections before all others, since it has the
-fewest requests. What replicas answer does not count: a model that fails would take replicas from others.
+fewest requests. Not after fewer failures: a runtime that breaks off on one caller's odd request would be
+left out for all models. What replicas answer does not count: a model that fails would take replicas from
+others.
 """
 
 _ALWAYS = 100
