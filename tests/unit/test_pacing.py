@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from moves_world import HOST, World
+from moves_world import HOST, World, configuration
 
+from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.publisher import Publisher
 from xds_server.resources.pacing import PERIOD, RESERVE, Pace
 
@@ -86,10 +88,19 @@ def test_withdrawals_keep_the_share_too_when_there_are_many(pace: Pace, clock: C
 
 
 def test_what_somebody_waits_for_goes_and_is_accounted_for(pace: Pace, clock: Clock) -> None:
-    assert [may(pace, urgent=True) for _ in range(10)] == [True] * 10
-    clock.now += 9 * REST
+    assert [may(pace, urgent=True) for _ in range(3)] == [True] * 3
+    clock.now += 2 * REST
     assert not may(pace)
     clock.now += REST + 1e-9
+    assert may(pace)
+
+
+def test_many_moves_keep_no_later_change_back_for_long(pace: Pace, clock: Clock) -> None:
+    for _ in range(1000):
+        assert may(pace, urgent=True)
+    clock.now += REST + 1e-9
+    assert may(pace, withdrawal=True), "a replica that died must not wait for what moves have cost"
+    clock.now += (RESERVE + 1) * REST + 1e-9
     assert may(pace)
 
 
@@ -178,6 +189,29 @@ async def test_what_waits_goes_when_the_rest_is_over() -> None:
             while routed(world) != [("a", "b", "m")]:  # noqa: ASYNC110 - nobody is told of a publication
                 await asyncio.sleep(0.01)
         assert publisher.pace.next_at is None
+
+
+async def test_a_layout_that_was_left_twice_lingers_from_the_second_time(clock: Clock) -> None:
+    world = World().start(m="1,2")
+    publisher = Publisher(world.mesh, world.builder, world.hub, linger=10.0, clock=clock)
+    publisher.start()
+    documents = configuration(*world.ports)
+    for count in (2, 1, 2):
+        clock.now += 4
+        kind = LayoutKind.SINGLE if count == 1 else LayoutKind.SHARDED
+        pool = replace(documents.pools[0], layout=PoolLayout(kind, None if count == 1 else count))
+        world.configure(replace(documents, pools=(pool, *documents.pools[1:])))
+        publisher.flush()
+    single = f"{HOST}|8033"
+    async with running(publisher):
+        clock.now += 3  # 11 s after it was left first, 3 s after the second time
+        publisher.notify()
+        await _turns()
+        assert single in world.assignments()
+        clock.now += 8
+        publisher.notify()
+        await _turns()
+        assert single not in world.assignments()
 
 
 async def _turns(number: int = 8) -> None:
