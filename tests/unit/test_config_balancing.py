@@ -108,12 +108,16 @@ PRIME = "expected a prime number up to 65537"
             "found ringHash and maglev; expected one of minimumRingSize, ringHash and maglev",
         ),
         (
+            "{localityLbSetting: {enabled: true}}",
+            "supported here; expected consistentHash, dynamicSubset, simple, warmup or warmupDurationSecs",
+        ),
+        (
             "{consistentHash: {httpHeaderName: s, httpCookie: {}}}",
             "not supported here; expected httpHeaderName, maglev, minimumRingSize or ringHash",
         ),
     ],
 )
-def test_what_no_consistent_hash_can_be(tmp_path, balancer, error):
+def test_what_is_no_way_to_pick(tmp_path, balancer, error):
     (line,) = errors(tmp_path, SERVICE, rule(balancer))
     assert line.endswith(error)
 
