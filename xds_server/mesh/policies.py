@@ -91,6 +91,29 @@ class Warmup:
     aggression: float | None = None
 
 
+LARGEST_RING = 16384
+"""Entries of a ring: Envoy makes one for each subset, on each thread, at each change."""
+
+
+class HashTable(StrEnum):
+    """How hashes are dealt out among the holders."""
+
+    RING_HASH = "RING_HASH"
+    MAGLEV = "MAGLEV"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistentHash:
+    """Requests with equal values of `header` (in lower case) go to the same holder, while it is one.
+
+    `size`: the least entries of a ring, or those of a Maglev table; None leaves Envoy's default.
+    """
+
+    header: str
+    table: HashTable = HashTable.RING_HASH
+    size: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A DestinationRule: how a service's endpoints are grouped and picked.
@@ -107,3 +130,10 @@ class Policy:
     outlier_detection: OutlierDetection | None = None
     implied_by: str | None = None
     warmup: Warmup | None = None
+    consistent_hash: ConsistentHash | None = None
+
+    @property
+    def pick(self) -> str:
+        """How one of several holders is picked, in a word or two."""
+        hashed = self.consistent_hash
+        return self.balancer if hashed is None else f"{hashed.table} on {hashed.header}"

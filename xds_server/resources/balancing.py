@@ -12,17 +12,19 @@ import envoy_data_plane.envoy.config.cluster.v3 as cluster
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.load_balancing_policies.common.v3 as common
 import envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 as least_request
+import envoy_data_plane.envoy.extensions.load_balancing_policies.maglev.v3 as maglev
 import envoy_data_plane.envoy.extensions.load_balancing_policies.random.v3 as random_policy
+import envoy_data_plane.envoy.extensions.load_balancing_policies.ring_hash.v3 as ring_hash
 import envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 as round_robin
 import envoy_data_plane.envoy.extensions.load_balancing_policies.subset.v3 as subset
 from envoy_data_plane.envoy.type.v3 import Percent
 
-from xds_server.mesh.policies import Balancer, Fallback, Policy
+from xds_server.mesh.policies import LARGEST_RING, Balancer, Fallback, HashTable, Policy
 from xds_server.resources.naming import ANY_KEY
 from xds_server.resources.parts import duration, extension, struct
 
 if TYPE_CHECKING:
-    from xds_server.mesh.policies import Selector, Warmup
+    from xds_server.mesh.policies import ConsistentHash, Selector, Warmup
     from xds_server.mesh.pools import Pool
 
 _POLICIES = "envoy.load_balancing_policies."
@@ -65,7 +67,8 @@ def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancing
     """Choose the policy of a service: subsets where it has selectors, else its plain balancer."""
     if policy is None:
         return _only(_child(Balancer.LEAST_REQUEST, None))
-    child = _child(policy.balancer, policy.warmup)
+    hashed = policy.consistent_hash
+    child = _child(policy.balancer, policy.warmup) if hashed is None else _table(hashed)
     if not policy.selectors:
         return _only(child)
     message = subset.Subset(
@@ -128,6 +131,13 @@ def _child(balancer: Balancer, warmup: Warmup | None) -> core.TypedExtensionConf
         case Balancer.LEAST_REQUEST:
             message = least_request.LeastRequest(choice_count=CHOICES, slow_start_config=slow)
             return extension(_POLICIES + "least_request", message)
+
+
+def _table(hashed: ConsistentHash) -> core.TypedExtensionConfig:
+    if hashed.table is HashTable.MAGLEV:
+        return extension(_POLICIES + "maglev", maglev.Maglev(table_size=hashed.size))
+    message = ring_hash.RingHash(minimum_ring_size=hashed.size, maximum_ring_size=LARGEST_RING)
+    return extension(_POLICIES + "ring_hash", message)
 
 
 def _slow_start(warmup: Warmup) -> common.SlowStartConfig:

@@ -91,6 +91,7 @@ def _of_policy(policy: Policy | None) -> tuple[object, ...]:
     return (
         policy.balancer,
         policy.warmup,
+        policy.consistent_hash,
         policy.selectors,
         tuple(sorted(policy.default_subset.items())),
         policy.connection_pool,

@@ -45,6 +45,7 @@ def _policy(document: Document[DestinationRuleSpec], host: str) -> Policy:
     traffic = document.spec.traffic_policy
     subset = traffic.load_balancer.dynamic_subset
     warmup = traffic.load_balancer.the_warmup
+    hashed = traffic.load_balancer.consistent_hash
     selectors = subset.subset_selectors if subset else []
     return Policy(
         name=document.name,
@@ -57,6 +58,7 @@ def _policy(document: Document[DestinationRuleSpec], host: str) -> Policy:
         if traffic.outlier_detection
         else None,
         warmup=Warmup(warmup.duration, warmup.minimum_percent, warmup.aggression) if warmup else None,
+        consistent_hash=hashed.value if hashed else None,
     )
 
 

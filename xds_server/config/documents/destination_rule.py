@@ -21,7 +21,7 @@ from xds_server.config.documents.base import (
     WholeSeconds,
     expected,
 )
-from xds_server.config.documents.rule_balancer import WarmupPart
+from xds_server.config.documents.rule_balancer import ConsistentHashPart, WarmupPart
 from xds_server.config.problems import Path, join_or, render_path
 from xds_server.mesh.policies import WARMING_UP, Balancer, Fallback
 
@@ -102,10 +102,11 @@ def _show(subset: dict[str, str]) -> str:
 class LoadBalancerPart(Part):
     """How one of several holders is picked, and how they are grouped."""
 
-    istio_only: ClassVar[frozenset[str]] = frozenset({"consistentHash", "localityLbSetting"})
+    istio_only: ClassVar[frozenset[str]] = frozenset({"localityLbSetting"})
 
     simple: Annotated[Balancer, BeforeValidator(OneOf(Balancer))] = Balancer.LEAST_REQUEST
     dynamic_subset: DynamicSubsetPart | None = None
+    consistent_hash: ConsistentHashPart | None = None
     warmup: WarmupPart | None = None
     warmup_duration_secs: PositiveDuration | None = None
     """Istio's older way to write `warmup.duration`."""
@@ -118,10 +119,20 @@ class LoadBalancerPart(Part):
         return self.warmup
 
     @model_validator(mode="after")
+    def _one_way_to_pick(self) -> LoadBalancerPart:
+        if self.consistent_hash is not None and "simple" in self.model_fields_set:
+            raise expected("simple or consistentHash", "both", ("consistentHash",))
+        return self
+
+    @model_validator(mode="after")
     def _warms_up_by_weight(self) -> LoadBalancerPart:
         written = "warmup" if self.warmup is not None else "warmupDurationSecs"
         if self.warmup is not None and self.warmup_duration_secs is not None:
             raise expected("warmup or warmupDurationSecs", "both", ("warmupDurationSecs",))
+        if self.the_warmup is not None and self.consistent_hash is not None:
+            raise expected(
+                f"one beside {join_or(sorted(WARMING_UP))} only", "one beside consistentHash", (written,)
+            )
         if self.the_warmup is not None and self.simple not in WARMING_UP:
             raise expected(
                 f"one beside {join_or(sorted(WARMING_UP))} only",
