@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from tests.resources_pictures import HOST, KEY, policy, pool
 from xds_server.mesh.model import Protocol, ServicePort
 from xds_server.mesh.policies import (
+    WARMING_UP,
     Balancer,
     ConnectionPool,
     Fallback,
@@ -17,6 +18,7 @@ from xds_server.mesh.policies import (
     Policy,
     Selector,
     TcpKeepalive,
+    Warmup,
 )
 from xds_server.resources.balancing import without_criteria
 from xds_server.resources.clusters import ClusterEncoder
@@ -88,6 +90,31 @@ def test_without_selectors_the_balancer_stands_alone(balancer: Balancer, expecte
     assert alone["@type"].endswith(expected)
     below = balancing(made(policy(balancer=balancer)))["subset_lb_policy"]
     assert balancing({"load_balancing_policy": below}) == alone
+
+
+@pytest.mark.parametrize("balancer", sorted(WARMING_UP))
+def test_a_warmup_under_envoys_names_alone_and_in_a_subset(balancer: Balancer) -> None:
+    warmup = Warmup(30.0, minimum_percent=20, aggression=1.5)
+    alone = balancing(made(Policy("ns/dr", HOST, balancer, warmup=warmup)))
+    assert alone["slow_start_config"] == {
+        "slow_start_window": "30s",
+        "aggression": {"default_value": 1.5, "runtime_key": "load_balancing.warmup.aggression"},
+        "min_weight_percent": {"value": 20.0},
+    }
+    below = balancing(made(policy(balancer=balancer, warmup=warmup)))["subset_lb_policy"]
+    assert balancing({"load_balancing_policy": below}) == alone
+    least = balancing(made(Policy("ns/dr", HOST, balancer, warmup=Warmup(0.5))))
+    assert least["slow_start_config"] == {"slow_start_window": "0.500s"}
+    assert "slow_start_config" not in balancing(made(Policy("ns/dr", HOST, balancer)))
+
+
+def test_rules_that_differ_in_warmup_alone_do_not_share_their_clusters_bytes() -> None:
+    encoder, port = ClusterEncoder(), ServicePort(8033, "http")
+    bodies = {
+        encoder.encode(Shard(HOST, 8033), port, policy(warmup=each), pool())
+        for each in (None, Warmup(1.0), Warmup(2.0), Warmup(2.0, 5), Warmup(2.0, 5, 2.0))
+    }
+    assert len(bodies) == 5
 
 
 def test_selectors_are_sorted_each_with_its_own_fallback() -> None:

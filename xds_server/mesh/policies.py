@@ -20,6 +20,10 @@ class Balancer(StrEnum):
     RANDOM = "RANDOM"
 
 
+WARMING_UP = frozenset({Balancer.LEAST_REQUEST, Balancer.ROUND_ROBIN})
+"""Those under which Envoy lets the share of a new endpoint grow."""
+
+
 class Fallback(StrEnum):
     """What Envoy does when no endpoint matches a request's metadata."""
 
@@ -76,6 +80,18 @@ class OutlierDetection:
 
 
 @dataclass(frozen=True, slots=True)
+class Warmup:
+    """How the share of an endpoint grows that a cluster did not have before. Seconds, percent.
+
+    `aggression`: 1 is a straight line, more rises sooner; None leaves Envoy's default, as of the percent.
+    """
+
+    duration: float
+    minimum_percent: int | None = None
+    aggression: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A DestinationRule: how a service's endpoints are grouped and picked.
 
@@ -90,3 +106,4 @@ class Policy:
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     implied_by: str | None = None
+    warmup: Warmup | None = None

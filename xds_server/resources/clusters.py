@@ -90,6 +90,7 @@ def _of_policy(policy: Policy | None) -> tuple[object, ...]:
         return ()
     return (
         policy.balancer,
+        policy.warmup,
         policy.selectors,
         tuple(sorted(policy.default_subset.items())),
         policy.connection_pool,

@@ -6,7 +6,7 @@ In a cluster that Secret is mounted, and its other keys are the files beside it 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -55,10 +55,10 @@ class Connection:
     endpoints: tuple[str, ...]
     tls: bool = False
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     root_prefix: str = ""
     certificate: bytes | None = None
-    client_key: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
     client_certificate: bytes | None = None
     override_authority: str = ""
 
