@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 from moves_world import HOST, World, configuration
 
-from xds_server.mesh.layout import LayoutKind, PoolLayout
+from tests.resources_pictures import HOST as POOL_HOST
+from tests.resources_pictures import picture, placed, policy, pool
+from xds_server.mesh.layout import AUTO, LayoutKind, PoolLayout
 from xds_server.publisher import Publisher
 from xds_server.resources.pacing import PERIOD, RESERVE, Pace
+from xds_server.resources.service_state import ServiceState
+from xds_server.resources.shards import Sharding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from xds_server.mesh.model import ServicePicture
 
 COST, SHARE = 0.005, 0.05
 REST = COST / SHARE
@@ -189,6 +195,24 @@ async def test_what_waits_goes_when_the_rest_is_over() -> None:
             while routed(world) != [("a", "b", "m")]:  # noqa: ASYNC110 - nobody is told of a publication
                 await asyncio.sleep(0.01)
         assert publisher.pace.next_at is None
+
+
+def test_a_rate_that_swings_about_a_step_changes_no_layout(pace: Pace, clock: Clock) -> None:
+    def shown(moment: int) -> ServicePicture:
+        models = [[f"m{(5 * port + n) % 500}" for n in range(20)] for port in range(2, 101)]
+        endpoints = (placed(port, sorted(each)) for port, each in enumerate(models, start=2))
+        return picture(placed(1, [f"m{moment}"]), *endpoints, policy=policy(), pool=pool(layout=AUTO))
+
+    state = ServiceState(shown(0), Sharding())
+    counts = []
+    for moment, rate in enumerate((10, 17, 10, 17, 10, 5), start=1):
+        clock.now += PERIOD + 1
+        pace.changed(POOL_HOST, int(rate * PERIOD))
+        state.show(shown(moment), pace)
+        counts.append(state.layout.count)
+    few, many = counts[0], counts[1]
+    assert few < many
+    assert counts == [few, many, many, many, many, few]
 
 
 async def test_a_layout_that_was_left_twice_lingers_from_the_second_time(clock: Clock) -> None:
