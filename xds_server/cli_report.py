@@ -45,7 +45,10 @@ def add_report_options(sub: argparse.ArgumentParser) -> None:
     )
     who = sub.add_argument_group("whose models these are")
     who.add_argument(
-        "--pod", default="", metavar="NAME", help="the pod that this runs in ($POD_NAME, $HOSTNAME)"
+        "--pod",
+        default="",
+        metavar="NAME",
+        help="the pod that this runs in ($POD_NAME, $HOSTNAME); NAMESPACE/NAME where another has its name",
     )
     who.add_argument(
         "--endpoint", default="", metavar="HOST:PORT", help="instead of a pod: the endpoint's address"
@@ -157,10 +160,10 @@ def _annotate(options: argparse.Namespace) -> Annotate:
     from xds_server.report.runner import Annotate
     from xds_server.sources.kubernetes.access import Login
 
-    pod = _pod(options)
+    space, _, pod = _pod(options).rpartition("/")
     if not pod:
         raise ValueError("--annotate: give --pod NAME")
-    namespace = options.namespace or os.environ.get("POD_NAMESPACE", "")
+    namespace = options.namespace or space or os.environ.get("POD_NAMESPACE", "")
     if not namespace and _NAMESPACE.is_file():
         namespace = _NAMESPACE.read_text(encoding="utf-8").strip()
     if not namespace:

@@ -26,10 +26,19 @@ def configure(*, level: str = "info", as_json: bool | None = None) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Tracebacks without the variables of each frame: a header, a token or a password may be among them.
+    exceptions = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     renderer: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(exceptions), structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.RichTracebackFormatter(
+                    color_system="truecolor" if sys.stderr.isatty() else None, show_locals=False
+                ),
+            )
+        ]
     )
     structlog.configure(
         processors=[*shared, *renderer],

@@ -165,7 +165,10 @@ class Publisher:
             urgent=urgent,
         )
         self._dirty = set()
-        self._former.extend((begun + self._linger, host, laid) for host, laid in self._builder.take_former())
+        for host, laid in self._builder.take_former():
+            # One that routes came back to and have left again lingers from now on.
+            kept = (each for each in self._former if each[2] is not laid)
+            self._former = deque([*kept, (begun + self._linger, host, laid)])
         since, self._changed_at = self._changed_at, None
         self._hub.publish(catalog, since)
         self._owed = False

@@ -52,7 +52,7 @@ class Failure(betterproto2.Message):
 
 @dataclass(eq=False, repr=False)
 class ReportRequest(betterproto2.Message):
-    """`pod` or `endpoint` (HOST:PORT): whose models these are; `service`: of which service only."""
+    """`pod` (NAME or NAMESPACE/NAME) or `endpoint` (HOST:PORT): whose models; `service`: of which only."""
 
     pod: str = field(1, betterproto2.TYPE_STRING)
     endpoint: str = field(2, betterproto2.TYPE_STRING)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.integration.envoy import Envoy
 from tests.static_envoy import free_ports
@@ -93,11 +93,14 @@ class Connection:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def get(self, model: str | None = None, path: str = "/") -> tuple[int, str]:
+    async def get(
+        self, model: str | None = None, path: str = "/", *, session: str | None = None
+    ) -> tuple[int, str]:
         if self._writer is None or self._writer.is_closing():
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         assert self._reader is not None
         named = b"" if model is None else b"model: %s\r\n" % model.encode()
+        named += b"" if session is None else b"x-session: %s\r\n" % session.encode()
         self._writer.write(b"GET %s HTTP/1.1\r\nhost: pool\r\n%s\r\n" % (path.encode(), named))
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         size = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -180,17 +183,18 @@ class ScaleWorld:
         not_loaded: Fallback | None = None,
         replicas: Iterable[int] | None = None,
         labels: dict[str, str] | None = None,
+        **rule: Any,
     ) -> None:
-        """A pool on a gateway port of its own."""
+        """A pool on a gateway port of its own. `rule`: more fields of its policy."""
         if name not in self.port:
             self.port[name] = free_ports(1)[0]
         pool = Pool(
             f"ns/{name}", name, OpenInference(), no_model=no_model, not_loaded=not_loaded, layout=layout
         )
-        rule = Policy(
-            f"ns/{name}", name, selectors=(Selector((KEY,), fallback),), default_subset=labels or {}
+        policy = Policy(
+            f"ns/{name}", name, selectors=(Selector((KEY,), fallback),), default_subset=labels or {}, **rule
         )
-        self._pools[name] = pool, rule
+        self._pools[name] = pool, policy
         self._placed[name] = tuple(range(len(self.replicas)) if replicas is None else replicas)
 
     def configure(self) -> None:

@@ -210,6 +210,7 @@ async def test_names_that_cannot_travel_get_a_400(misses: Misses) -> None:
     for name, message in (
         ("a%0Ab", "the model's name has a control character in it"),
         ("%FF", "the model's name is not UTF-8"),
+        ("%C0" + "%80" * 9, "the model's name is not UTF-8"),
         ("100%", "the model's name in the path has a malformed percent-encoding"),
     ):
         assert (await misses.v2(name))[:2] == (400, {"error": message})
@@ -245,3 +246,18 @@ async def test_two_names_are_refused_where_the_pool_says_so(misses: Misses, tmp_
     assert (await asyncio.to_thread(ask, {"model": "m"}))[0] == 200
     status, answer = await asyncio.to_thread(ask, {"model": "n"})
     assert (status, answer) == (400, {"error": "the request names two models: n (header model) and m (path)"})
+
+
+async def test_a_miss_of_a_head_request_has_no_body_that_the_next_answer_would_begin_with(
+    misses: Misses,
+) -> None:
+    await misses.start(UNAVAILABLE, r1=["r1-only"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", misses.stack.port)
+    try:
+        for method in ("HEAD", "GET"):
+            writer.write(f"{method} {V2.format('nobody')} HTTP/1.1\r\nhost: {HOST}\r\n\r\n".encode())
+            async with asyncio.timeout(10):
+                head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 "), head
+    finally:
+        writer.close()

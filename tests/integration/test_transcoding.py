@@ -8,9 +8,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from tests.integration.stack import HOST, Stack, pool, service_entry, until
+from xds_server.resources.filters import TRANSLATED_BYTES
+from xds_server.wire import field
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Replica
@@ -111,3 +114,41 @@ async def test_what_would_be_lost_is_refused(stack: Stack, replicas: list[Replic
     status, answer = await asyncio.to_thread(ask, "POST", "/v2/models/m1/infer", "{")
     assert status == 400
     assert answer["error"]
+
+
+async def test_bodies_of_some_megabytes_are_translated_both_ways(stack: Stack) -> None:
+    """A stand-in replica: it answers with as long an id as it is asked to."""
+
+    async def infer(request: bytes, _: Any) -> bytes:
+        return field(3, b"x" * len(request))
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    handler = grpc.unary_unary_rpc_method_handler(infer)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    entry = service_entry([{"address": "127.0.0.1", "ports": {"http": port}}], port=8008, protocol="GRPC")
+    stack.write("services.yaml", entry, pool(models={"static": {f"127.0.0.1:{port}": ["m1"]}}))
+
+    async def post(size: int) -> tuple[int, Any]:
+        body = json.dumps({"id": "x" * size})
+        return await asyncio.to_thread(ask, "POST", "/v2/models/m1/infer", body)
+
+    async def up() -> bool:
+        try:
+            return (await post(1))[0] == 200
+        except OSError:
+            return False
+
+    try:
+        await stack.start()
+        await until(up, f"{HOST} to be reached by REST")
+        status, answer = await post(3 << 20)
+        assert (status, len(answer.get("id", "")) > 3 << 20) == (200, True), answer
+        status, answer = await post(TRANSLATED_BYTES + 1000)
+        assert status == 413
+        assert answer == {"error": "the body is larger than the 16777216 bytes that are held to translate it"}
+    finally:
+        await server.stop(None)

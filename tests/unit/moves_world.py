@@ -72,16 +72,20 @@ def configuration(*ports: int, zone: str = "", other: tuple[int, ...] = ()) -> C
 
 
 class FakeEnvoy:
-    """One delta ADS stream that subscribes like Envoy does. `acks` is False: it stays silent."""
+    """One delta ADS stream that subscribes like Envoy does. `acks` is False: it stays silent.
 
-    def __init__(self, world: World, node: str) -> None:
+    `assignments`: those that it subscribes to; None: all.
+    """
+
+    def __init__(self, world: World, node: str, assignments: tuple[str, ...] | None = None) -> None:
         self.acks = True
         self.nack: str | None = None
         self.pending = False
         self._loop = asyncio.get_running_loop()
         self.session = world.hub.open(Variant.DELTA, None, "10.0.0.1:4711", self._wake)
         self.session.receive(DeltaRequest(type_url=CLUSTER, subscribe=("*",), node=Node(node, "gateway")))
-        self.session.receive(DeltaRequest(type_url=ENDPOINT, subscribe=tuple(world.assignments())))
+        names = tuple(world.assignments()) if assignments is None else assignments
+        self.session.receive(DeltaRequest(type_url=ENDPOINT, subscribe=names))
         self.pump()
 
     def _wake(self) -> None:

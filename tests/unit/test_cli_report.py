@@ -35,6 +35,8 @@ def test_what_is_asked_for(monkeypatch):
     assert found.subject == Subject("", "10.0.0.1:8080", "models")
     found = options("--annotate", "--pod", "p", "--namespace", "ml", "--writer", "me")
     assert (found.annotate.namespace, found.annotate.pod, found.annotate.writer) == ("ml", "p", "me")
+    both = options("--annotate", "--server", "127.0.0.1:1", "--pod", "ml/p")
+    assert (both.annotate.namespace, both.annotate.pod, both.subject.pod) == ("ml", "p", "ml/p")
 
 
 @pytest.mark.parametrize(

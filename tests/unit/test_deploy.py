@@ -215,6 +215,18 @@ def test_the_gateway_is_sent_to_the_server_with_an_identity_that_is_let_in(tmp_p
     assert mounted - secrets == {"model-serving-etcd"}
 
 
+def test_the_gateway_drains_before_it_is_ended():
+    objects = rendered(OVERLAYS[0])
+    pod = pod_of(one(objects, "Deployment", "envoy-gateway"))["spec"]
+    (container,) = pod["containers"]
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    (bootstrap,) = [o for o in of_kind(objects, "ConfigMap") if "envoy.yaml" in o["data"]]
+    admin = yaml.safe_load(bootstrap["data"]["envoy.yaml"])["admin"]["address"]["socket_address"]
+    assert f"/dev/tcp/{admin['address']}/{admin['port_value']};" in command[-1]
+    assert "POST /healthcheck/fail" in command[-1]
+    assert 60 <= int(command[-1].rpartition("sleep ")[2]) < pod["terminationGracePeriodSeconds"] - 5
+
+
 def test_the_bootstrap_is_what_the_command_prints(capsys):
     line = re.search(r"bootstrap ([^>]*?) > deploy/base/envoy.yaml", (ROOT / "Makefile").read_text())
     assert cli.main(["bootstrap", *line[1].replace("\\\n", " ").split()]) == 0

@@ -3,8 +3,10 @@
 import pytest
 from api_objects import config_map, entry, istio_gateway, made, pool, virtual_service
 
+from xds_server.config.cluster_documents import ClusterDocuments
 from xds_server.config.document_set import DocumentSet
 from xds_server.config.objects import dropped_fields, key_of, lacks_our_fields, unit_of, unit_of_config_map
+from xds_server.mesh.known import Known
 from xds_server.mesh.model import Service, ServicePort
 
 LATER = "2026-02-02T00:00:00Z"
@@ -234,3 +236,19 @@ def test_fields_that_the_api_server_dropped_are_seen():
     assert dropped_fields(value) == []
     assert lacks_our_fields(value) == []
     assert dropped_fields(pool()) == lacks_our_fields(pool()) == []
+
+
+def test_what_kserve_says_of_a_model_is_read_and_what_we_say_is_not():
+    annotations = {"serving.kserve.io/deploymentMode": "ModelMesh"}
+    model = made(
+        "serving.kserve.io/v1beta1", "InferenceService", {"predictor": {"model": {}}}, annotations=annotations
+    )
+    documents = ClusterDocuments()
+    documents.put(model)
+    assert [each.model.state for each in documents.compile({}).configuration.declared] == [Known.PENDING]
+    standby = model | {"status": {"modelStatus": {"states": {"activeModelState": "Standby"}}}}
+    assert documents.put(standby)
+    assert [each.model.state for each in documents.compile({}).configuration.declared] == [Known.STANDBY]
+    assert not documents.put(standby | {"status": {**standby["status"], "observedGeneration": 2}})
+    documents.put(pool())
+    assert not documents.put(pool() | {"status": {"conditions": []}})

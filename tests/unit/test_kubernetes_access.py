@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from dataclasses import replace
 
+import aiohttp
 import pytest
 import yaml
 
@@ -130,3 +133,37 @@ async def test_a_pods_token_is_read_again_in_time(tmp_path):
         await api.json(Request(path=PODS.path()))
         assert [r.headers["Authorization"] for r in cluster.requests] == ["Bearer first", "Bearer second"]
         await api.close()
+
+
+async def test_a_request_while_the_former_connections_close_goes_out_on_new_ones(tmp_path, monkeypatch):
+    """A new CA means new connections. A closed session raises what no watch expects: the server would end."""
+    trust = [b"first"]
+    async with mock_cluster(tmp_path, PODS) as cluster:
+
+        class InPod(Login):
+            def in_cluster(self):
+                return True
+
+        async def find(_):
+            return replace(await find_access(cluster.login()), trust=trust[0])
+
+        now, closing, close = [0.0], asyncio.Event(), asyncio.Event()
+        api = Api(InPod(), find=find, clock=lambda: now[0])
+        await api.open()
+        end = aiohttp.ClientSession.close
+
+        async def slowly(session):
+            await end(session)
+            closing.set()
+            await close.wait()
+
+        monkeypatch.setattr(aiohttp.ClientSession, "close", slowly)
+        trust[0], now[0] = b"second", TOKEN_AGE + 1
+        first = asyncio.create_task(api.json(Request(path=PODS.path())))
+        await closing.wait()
+        try:
+            assert (await api.json(Request(path=PODS.path())))["items"] == []
+        finally:
+            close.set()
+            await first
+            await api.close()

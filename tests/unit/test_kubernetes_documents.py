@@ -421,6 +421,32 @@ async def test_without_permission_for_a_kind_the_others_go_on(tmp_path, kind):
             assert [text for text in missing if text] == [f"list {kind.resource} {kind.resource.where('')}"]
 
 
+async def test_classes_are_not_waited_for_where_there_are_no_gateways(tmp_path):
+    """An API server asks for the permission first: 403 is its answer also where the CRDs are missing."""
+    served = [kind for kind in ALL if kind not in GATEWAY_API]
+    async with cluster_with(tmp_path, entry(), pool(), kinds=served) as cluster:
+        cluster.fault(
+            lambda r: r.resource is not None and r.resource.plural == "gatewayclasses",
+            refusal(403, "forbidden"),
+            times=100_000,
+        )
+        running = Running(cluster, "server")
+        running.documents._patience = 1000.0
+        await running.api.open()
+        task = asyncio.create_task(running.documents.run())
+        try:
+            async with asyncio.timeout(10):
+                await running.documents.listed()
+            assert not any(each.missing_permission for each in running.documents.watch_status())
+            cluster.serve(GATEWAYS.resource)
+            await until(lambda: any(each.missing_permission for each in running.documents.watch_status()))
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await running.api.close()
+
+
 async def test_nothing_is_told_before_the_pools_may_be_read(tmp_path):
     async with cluster_with(tmp_path, entry(), pool()) as cluster:
         cluster.fault(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moves_world import HOST, FakeEnvoy, World, configuration
 
+from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.model import EndpointId
+from xds_server.mesh.names import Names
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
     CancelledMoveError,
@@ -57,6 +59,27 @@ async def test_a_withdrawal_waits_for_the_acknowledgement_of_every_envoy(world: 
     assert (done.model, done.endpoint, done.service) == ("m", world.at(1), HOST)
     assert done.left == ()
     assert [each.id for each in world.mover.withdrawals()] == [done.id]
+
+
+async def test_a_withdrawal_waits_for_the_shards_of_all_names_that_go_with_the_model() -> None:
+    world = World()
+    documents = configuration(*world.ports)
+    models = replace(
+        documents.pools[0],
+        names=Names(aliases={"best": ("m",)}, fallbacks={"spare": ("best",)}),
+        layout=PoolLayout(LayoutKind.SHARDED, 64),
+    )
+    world.configure(replace(documents, pools=(models, *documents.pools[1:])))
+    world.start(m="1,2")
+    for name in ("m", "best", "spare"):
+        late = FakeEnvoy(world, "late", world.builder.assignments(HOST, name))
+        late.acks = False
+        task = asyncio.create_task(world.mover.withdraw("m", world.at(1), **NOW))
+        await waiting_for_envoy(world, task)
+        late.acks = True
+        late.session.close()
+        FakeEnvoy(world, "late", world.builder.assignments(HOST, name))
+        await world.mover.cancel((await task).id)
 
 
 async def test_no_envoy_is_waited_for_where_none_is_connected(world: World) -> None:

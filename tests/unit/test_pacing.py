@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from moves_world import HOST, World
+from moves_world import HOST, World, configuration
 
+from tests.resources_pictures import HOST as POOL_HOST
+from tests.resources_pictures import picture, placed, policy, pool
+from xds_server.mesh.layout import AUTO, LayoutKind, PoolLayout
 from xds_server.publisher import Publisher
 from xds_server.resources.pacing import PERIOD, RESERVE, Pace
+from xds_server.resources.service_state import ServiceState
+from xds_server.resources.shards import Sharding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from xds_server.mesh.model import ServicePicture
 
 COST, SHARE = 0.005, 0.05
 REST = COST / SHARE
@@ -86,10 +94,19 @@ def test_withdrawals_keep_the_share_too_when_there_are_many(pace: Pace, clock: C
 
 
 def test_what_somebody_waits_for_goes_and_is_accounted_for(pace: Pace, clock: Clock) -> None:
-    assert [may(pace, urgent=True) for _ in range(10)] == [True] * 10
-    clock.now += 9 * REST
+    assert [may(pace, urgent=True) for _ in range(3)] == [True] * 3
+    clock.now += 2 * REST
     assert not may(pace)
     clock.now += REST + 1e-9
+    assert may(pace)
+
+
+def test_many_moves_keep_no_later_change_back_for_long(pace: Pace, clock: Clock) -> None:
+    for _ in range(1000):
+        assert may(pace, urgent=True)
+    clock.now += REST + 1e-9
+    assert may(pace, withdrawal=True), "a replica that died must not wait for what moves have cost"
+    clock.now += (RESERVE + 1) * REST + 1e-9
     assert may(pace)
 
 
@@ -178,6 +195,47 @@ async def test_what_waits_goes_when_the_rest_is_over() -> None:
             while routed(world) != [("a", "b", "m")]:  # noqa: ASYNC110 - nobody is told of a publication
                 await asyncio.sleep(0.01)
         assert publisher.pace.next_at is None
+
+
+def test_a_rate_that_swings_about_a_step_changes_no_layout(pace: Pace, clock: Clock) -> None:
+    def shown(moment: int) -> ServicePicture:
+        models = [[f"m{(5 * port + n) % 500}" for n in range(20)] for port in range(2, 101)]
+        endpoints = (placed(port, sorted(each)) for port, each in enumerate(models, start=2))
+        return picture(placed(1, [f"m{moment}"]), *endpoints, policy=policy(), pool=pool(layout=AUTO))
+
+    state = ServiceState(shown(0), Sharding())
+    counts = []
+    for moment, rate in enumerate((10, 17, 10, 17, 10, 5), start=1):
+        clock.now += PERIOD + 1
+        pace.changed(POOL_HOST, int(rate * PERIOD))
+        state.show(shown(moment), pace)
+        counts.append(state.layout.count)
+    few, many = counts[0], counts[1]
+    assert few < many
+    assert counts == [few, many, many, many, many, few]
+
+
+async def test_a_layout_that_was_left_twice_lingers_from_the_second_time(clock: Clock) -> None:
+    world = World().start(m="1,2")
+    publisher = Publisher(world.mesh, world.builder, world.hub, linger=10.0, clock=clock)
+    publisher.start()
+    documents = configuration(*world.ports)
+    for count in (2, 1, 2):
+        clock.now += 4
+        kind = LayoutKind.SINGLE if count == 1 else LayoutKind.SHARDED
+        pool = replace(documents.pools[0], layout=PoolLayout(kind, None if count == 1 else count))
+        world.configure(replace(documents, pools=(pool, *documents.pools[1:])))
+        publisher.flush()
+    single = f"{HOST}|8033"
+    async with running(publisher):
+        clock.now += 3  # 11 s after it was left first, 3 s after the second time
+        publisher.notify()
+        await _turns()
+        assert single in world.assignments()
+        clock.now += 8
+        publisher.notify()
+        await _turns()
+        assert single not in world.assignments()
 
 
 async def _turns(number: int = 8) -> None:

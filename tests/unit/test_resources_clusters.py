@@ -10,13 +10,17 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from tests.resources_pictures import HOST, KEY, policy, pool
 from xds_server.mesh.model import Protocol, ServicePort
 from xds_server.mesh.policies import (
+    WARMING_UP,
     Balancer,
     ConnectionPool,
+    ConsistentHash,
     Fallback,
+    HashTable,
     OutlierDetection,
     Policy,
     Selector,
     TcpKeepalive,
+    Warmup,
 )
 from xds_server.resources.balancing import without_criteria
 from xds_server.resources.clusters import ClusterEncoder
@@ -88,6 +92,53 @@ def test_without_selectors_the_balancer_stands_alone(balancer: Balancer, expecte
     assert alone["@type"].endswith(expected)
     below = balancing(made(policy(balancer=balancer)))["subset_lb_policy"]
     assert balancing({"load_balancing_policy": below}) == alone
+
+
+@pytest.mark.parametrize("balancer", sorted(WARMING_UP))
+def test_a_warmup_under_envoys_names_alone_and_in_a_subset(balancer: Balancer) -> None:
+    warmup = Warmup(30.0, minimum_percent=20, aggression=1.5)
+    alone = balancing(made(Policy("ns/dr", HOST, balancer, warmup=warmup)))
+    assert alone["slow_start_config"] == {
+        "slow_start_window": "30s",
+        "aggression": {"default_value": 1.5, "runtime_key": "load_balancing.warmup.aggression"},
+        "min_weight_percent": {"value": 20.0},
+    }
+    below = balancing(made(policy(balancer=balancer, warmup=warmup)))["subset_lb_policy"]
+    assert balancing({"load_balancing_policy": below}) == alone
+    least = balancing(made(Policy("ns/dr", HOST, balancer, warmup=Warmup(0.5))))
+    assert least["slow_start_config"] == {"slow_start_window": "0.500s"}
+    assert "slow_start_config" not in balancing(made(Policy("ns/dr", HOST, balancer)))
+
+
+def test_rules_that_differ_in_their_pick_alone_do_not_share_their_clusters_bytes() -> None:
+    encoder, port = ClusterEncoder(), ServicePort(8033, "http")
+    warmups = (None, Warmup(1.0), Warmup(2.0), Warmup(2.0, 5), Warmup(2.0, 5, 2.0))
+    hashes = [ConsistentHash("s", table, size) for table in HashTable for size in (None, 1021)]
+    rules = [policy(warmup=each) for each in warmups] + [policy(consistent_hash=each) for each in hashes]
+    bodies = {encoder.encode(Shard(HOST, 8033), port, rule, pool()) for rule in rules}
+    assert len(bodies) == len(rules)
+    assert bodies == {ClusterEncoder().encode(Shard(HOST, 8033), port, rule, pool()) for rule in rules}
+
+
+@pytest.mark.parametrize(
+    ("hashed", "expected"),
+    [
+        (ConsistentHash("s"), {"maximum_ring_size": 16384}),
+        (
+            ConsistentHash("s", HashTable.RING_HASH, 64),
+            {"minimum_ring_size": 64, "maximum_ring_size": 16384},
+        ),
+        (ConsistentHash("s", HashTable.MAGLEV), {}),
+        (ConsistentHash("s", HashTable.MAGLEV, 1021), {"table_size": 1021}),
+    ],
+)
+def test_a_hash_among_the_endpoints_of_a_subset(hashed: ConsistentHash, expected: dict[str, int]) -> None:
+    alone = balancing(made(Policy("ns/dr", HOST, consistent_hash=hashed)))
+    kind = {HashTable.RING_HASH: "ring_hash.v3.RingHash", HashTable.MAGLEV: "maglev.v3.Maglev"}
+    assert alone.pop("@type").endswith(kind[hashed.table])
+    assert {name: int(value) for name, value in alone.items()} == expected
+    below = balancing(made(policy(consistent_hash=hashed), pool()))["subset_lb_policy"]
+    assert balancing({"load_balancing_policy": below})["@type"].endswith(kind[hashed.table])
 
 
 def test_selectors_are_sorted_each_with_its_own_fallback() -> None:

@@ -25,6 +25,7 @@ from tests.resources_pictures import (
     virtual_service,
 )
 from xds_server.mesh.model import Protocol, ServicePort
+from xds_server.mesh.policies import ConsistentHash
 from xds_server.mesh.routing import (
     Destination,
     Gateway,
@@ -177,6 +178,39 @@ def test_one_domain_claimed_twice_is_merged_in_order_of_name() -> None:
     hosts = one(catalog, ROUTE, "gateway|8008")["virtual_hosts"]
     assert [each["domains"] for each in hosts] == [["a", "a2"], ["b"], ["both"]]
     assert [each["name"] for each in hosts[2]["routes"]] == ["ns/a/default", "ns/b/default"]
+
+
+def test_a_route_hashes_requests_on_the_header_of_its_destinations_rule() -> None:
+    hashed = policy(consistent_hash=ConsistentHash("x-session"))
+    (only,) = the_routes(built(virtual_service(route()), of=(picture(policy=hashed, pool=pool()),)))["*"]
+    assert only["route"]["hash_policy"] == [{"header": {"header_name": "x-session"}}]
+    assert "hash_policy" not in only_route(route())["route"]
+
+
+def test_destinations_hashed_on_different_headers_are_told_apart_before_the_hash() -> None:
+    hashed = policy(consistent_hash=ConsistentHash("x-session"))
+    pictures = (picture(policy=hashed, pool=pool()), picture(of=service("other")))
+    made = route(Destination(HOST, 8033, 30), Destination("other", 8033, 70))
+    first, second = the_routes(built(virtual_service(made), of=pictures))["*"]
+    assert first["match"]["runtime_fraction"]["default_value"]["numerator"] == 300000
+    assert first["route"]["cluster"] == f"{HOST}|8033"
+    assert first["route"]["hash_policy"] == [{"header": {"header_name": "x-session"}}]
+    assert second["route"]["cluster"] == "other|8033"
+    assert "hash_policy" not in second["route"]
+
+
+def test_a_changed_hash_header_is_another_route() -> None:
+    domains = claimed((Claim(("a",), virtual_service(route())),), 8008)
+    encoder = RouteEncoder(RouteTimes())
+    bodies = []
+    for hashed in ({}, {HOST: "x-session"}, {HOST: "x-user"}):
+        encoder = encoder.successor(hashed=hashed)
+        bodies.append(encoder.encode("gateway|8008", 8008, domains).body)
+        assert (
+            bodies[-1] == RouteEncoder(RouteTimes(), hashed=hashed).encode("gateway|8008", 8008, domains).body
+        )
+        assert bodies[-1] == bytes(RouteConfiguration.parse(bodies[-1]))
+    assert len(set(bodies)) == 3
 
 
 def test_the_spliced_bytes_are_the_librarys_own_and_remembered_routes_do_not_show() -> None:

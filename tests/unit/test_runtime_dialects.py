@@ -31,7 +31,7 @@ from xds_server.mesh.pools import (
     TensorFlowServing,
     TorchServe,
 )
-from xds_server.sources.runtimes import ollama, openai
+from xds_server.sources.runtimes import client, ollama, openai
 from xds_server.sources.runtimes.answers import RuntimeRefusedError, RuntimeUnreadableError
 from xds_server.sources.runtimes.client import NoOrdersError, loads
 from xds_server.sources.runtimes.poller import Poller
@@ -362,6 +362,20 @@ async def test_a_header_is_read_from_its_file_at_each_question(tmp_path: Path):
         with pytest.raises(RuntimeUnreadableError, match="more than one line"):
             await calls.index(url, LIMIT)
     assert [headers["authorization"] for _, _, headers in asked] == ["Bearer one", "Bearer two"]
+
+
+async def test_no_runtime_is_sent_what_proves_who_this_server_is(tmp_path: Path, monkeypatch):
+    """Whoever may write a pool names the file, and the address that it is sent to."""
+    account, asked = tmp_path / "kubernetes.io", []
+    account.mkdir()
+    (account / "token").write_text("ours")
+    (tmp_path / "link").symlink_to(account / "token")
+    monkeypatch.setattr(client, "_OURS", account)
+    discovery = OpenAI(header=SecretHeader("authorization", str(tmp_path / "link")))
+    async with serving({"GET /v1/models": VLLM}, asked) as url, Calls(discovery) as calls:
+        with pytest.raises(RuntimeUnreadableError, match="link is this server's own"):
+            await calls.index(url, LIMIT)
+    assert asked == []
 
 
 async def test_who_has_no_call_to_load_says_so():

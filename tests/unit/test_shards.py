@@ -310,6 +310,16 @@ def test_a_model_that_nobody_has_any_more_is_anyones_where_a_miss_is() -> None:
     assert held(world.build(placed(2, ["b"]), whole=False))[f"{HOST}|8033~a"] == {2: ()}
 
 
+def test_a_model_that_nobody_has_follows_a_change_of_what_becomes_of_misses() -> None:
+    world = Pool(PER_MODEL, NO)
+    world.build(placed(1, ["a"]), placed(2, ["b"]))
+    assert held(world.build(placed(1, []), placed(2, ["b"])))[f"{HOST}|8033~a"] == {}
+    for fallback, anyone in ((ANY, {1: (), 2: ()}), (NO, {}), (ANY, {1: (), 2: ()})):
+        world.policy = policy(Selector((KEY,), fallback))
+        assert held(world.build())[f"{HOST}|8033~a"] == anyone
+    assert held(world.build(placed(1, ["a"]), placed(2, ["b"]), whole=False))[f"{HOST}|8033~a"] == {1: ()}
+
+
 def test_nothing_of_a_pool_that_is_not_known_yet_is_sent() -> None:
     world = Pool(sharded(2))
     world.known = False

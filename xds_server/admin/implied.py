@@ -29,7 +29,7 @@ def _policy(policy: Policy, by: str) -> ImpliedRecord:
     selectors = "; ".join(
         f"[{', '.join(selector.keys)}] with {selector.fallback}" for selector in policy.selectors
     )
-    text = f"{policy.host}: {policy.balancer}; subset selectors: {selectors or 'none'}"
+    text = f"{policy.host}: {policy.pick}; subset selectors: {selectors or 'none'}"
     return {"kind": "DestinationRule", "name": policy.name, "implied_by": by, "text": text}
 
 

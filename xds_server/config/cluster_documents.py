@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xds_server.config.document_set import DocumentSet
 from xds_server.config.gateway_api import GatewayApi, Shapes, compile_gateway_api
 from xds_server.config.istio_status import istio_conditions
-from xds_server.config.objects import key_of, unit_of, unit_of_config_map
+from xds_server.config.objects import key_of, read_status, unit_of, unit_of_config_map
 from xds_server.config.related import related
 from xds_server.mesh.routing import Configuration
 
@@ -138,7 +138,8 @@ def _group(value: Mapping[str, Any]) -> str:
 
 
 def _meant(value: Mapping[str, Any]) -> tuple[Any, ...]:
-    """All of an object that means something here; its status and its version do not."""
+    """All of an object that means something here; its version does not, nor a status that nobody reads."""
     metadata = value["metadata"]
     names = ("labels", "annotations", "generation", "creationTimestamp")
-    return (value.get("spec"), value.get("data"), *(metadata.get(name) for name in names))
+    parts = (value.get("spec"), value.get("data"), read_status(value))
+    return (*parts, *(metadata.get(name) for name in names))

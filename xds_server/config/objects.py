@@ -99,10 +99,18 @@ def _foreign(document: Document[Part], namespace: str) -> Iterator[Problem]:
 
 
 def _without_server_fields(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The object as its user wrote it: no status, and of the metadata what means something."""
+    """The object as its user wrote it: of its metadata what means something, of its status what is read."""
     metadata = value.get("metadata") or {}
     plain = {key: each for key, each in value.items() if key != "status"}
+    if (status := read_status(value)) is not None:
+        plain["status"] = status
     return {**plain, "metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
+
+
+def read_status(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What of a status is another's word to us: how KServe's models are. None where there is nothing."""
+    status = value.get("status") if value.get("kind") == "InferenceService" else None
+    return {"modelStatus": status.get("modelStatus")} if isinstance(status, dict) else None
 
 
 def _age(value: Mapping[str, Any]) -> str:

@@ -20,6 +20,10 @@ class Balancer(StrEnum):
     RANDOM = "RANDOM"
 
 
+WARMING_UP = frozenset({Balancer.LEAST_REQUEST, Balancer.ROUND_ROBIN})
+"""Those under which Envoy lets the share of a new endpoint grow."""
+
+
 class Fallback(StrEnum):
     """What Envoy does when no endpoint matches a request's metadata."""
 
@@ -76,6 +80,41 @@ class OutlierDetection:
 
 
 @dataclass(frozen=True, slots=True)
+class Warmup:
+    """How the share of an endpoint grows that a cluster did not have before. Seconds, percent.
+
+    `aggression`: 1 is a straight line, more rises sooner; None leaves Envoy's default, as of the percent.
+    """
+
+    duration: float
+    minimum_percent: int | None = None
+    aggression: float | None = None
+
+
+LARGEST_RING = 16384
+"""Entries of a ring: Envoy makes one for each subset, on each thread, at each change."""
+
+
+class HashTable(StrEnum):
+    """How hashes are dealt out among the holders."""
+
+    RING_HASH = "RING_HASH"
+    MAGLEV = "MAGLEV"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistentHash:
+    """Requests with equal values of `header` (in lower case) go to the same holder, while it is one.
+
+    `size`: the least entries of a ring, or those of a Maglev table; None leaves Envoy's default.
+    """
+
+    header: str
+    table: HashTable = HashTable.RING_HASH
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A DestinationRule: how a service's endpoints are grouped and picked.
 
@@ -90,3 +129,11 @@ class Policy:
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     implied_by: str | None = None
+    warmup: Warmup | None = None
+    consistent_hash: ConsistentHash | None = None
+
+    @property
+    def pick(self) -> str:
+        """How one of several holders is picked, in a word or two."""
+        hashed = self.consistent_hash
+        return self.balancer if hashed is None else f"{hashed.table} on {hashed.header}"

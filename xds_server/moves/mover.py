@@ -58,7 +58,6 @@ RUNTIME_TIMEOUT = 300.0
 
 FIRST_PAUSE = 0.05
 """Seconds before a runtime is asked again whether it is done; doubled each time up to LAST_PAUSE."""
-
 LAST_PAUSE = 1.0
 
 KINDS = ("withdraw", "load", "unload")
@@ -322,9 +321,10 @@ class Mover:
         timeout: float,  # noqa: ASYNC109 - the error names the clients that are late
     ) -> Acknowledged:
         serial = self._publisher.flush()
-        names = self._assignments(endpoint.id.service, model)
+        concerned = places.gone_with(self._mesh, endpoint, model)
+        names = {name for each in concerned for name in self._assignments(endpoint.id.service, each)}
         return await acknowledged(
-            self._hub, names, serial, timeout=timeout, watch=watch, return_limit=self._return_limit
+            self._hub, sorted(names), serial, timeout=timeout, watch=watch, return_limit=self._return_limit
         )
 
     async def _unload_at_runtime(

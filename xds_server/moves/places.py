@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xds_server.mesh.names import version_name
 from xds_server.mesh.pools import Annotations, Asked, ModelMesh, Push
 from xds_server.moves.errors import (
     AmbiguousEndpointError,
@@ -166,6 +167,23 @@ def rows_of(mesh: Mesh, endpoint: Endpoint, model: str) -> tuple[ModelState, ...
 def withdrawal_of(mesh: Mesh, endpoint: Endpoint, model: str) -> Withdrawal | None:
     """Return the withdrawal that keeps the model off the endpoint, if one does."""
     return next((w for w in mesh.withdrawals() if w.endpoint == endpoint.id and w.model == model), None)
+
+
+def gone_with(mesh: Mesh, endpoint: Endpoint, model: str) -> tuple[str, ...]:
+    """Return the model and all names that an endpoint gains or loses with it.
+
+    In a split pool each of them may be in an assignment of its own.
+    """
+    pool = mesh.service(endpoint.id.service).pool if endpoint.id.service in mesh.services() else None
+    if pool is None:
+        return (model,)
+    found, names = {model}, pool.names
+    if names.versions is not None:
+        rows = rows_of(mesh, endpoint, model)
+        found |= {version_name(model, row.version) for row in rows if row.version}
+    for further in (names.aliases, names.fallbacks):
+        found |= {name for name, means in further.items() if not found.isdisjoint(means)}
+    return tuple(sorted(found))
 
 
 def described(rows: Iterable[ModelState]) -> str:

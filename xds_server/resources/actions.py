@@ -75,15 +75,24 @@ class Taken:
     headers: tuple[route_v3.HeaderMatcher, ...] = ()
 
 
-def actions(route: Route, times: RouteTimes, sharding: Sharding, keys: Mapping[str, str]) -> Iterator[Taken]:
+def actions(
+    route: Route,
+    times: RouteTimes,
+    sharding: Sharding,
+    keys: Mapping[str, str],
+    hashed: Mapping[str, str],
+) -> Iterator[Taken]:
     """List what a route becomes, in order. `keys`: the subset keys of pools, by host.
 
-    Among clusters of one action Envoy picks either by weight or by hash. So where a destination of several
-    is split into clusters, each destination gets a route of its own.
+    `hashed`: by host, the header whose value is to keep a request with the same endpoint. Among clusters of
+    one action Envoy picks either by weight or by hash, and has one hash for all of them. So where a
+    destination of several is split into clusters, or hashed on another header, each gets a route of its own.
     """
     wanted = _wanted(route.destinations)
-    if len(wanted) > 1 and all(sharding.layout(host) == SINGLE for host, _ in wanted):
-        made = _common(route, times)
+    headers_hashed = {hashed.get(host) for host, _ in wanted}
+    alike = len(headers_hashed) == 1 and all(sharding.layout(host) == SINGLE for host, _ in wanted)
+    if len(wanted) > 1 and alike:
+        made = _hashing(_common(route, times), *headers_hashed)
         made.weighted_clusters = route_v3.WeightedCluster(
             clusters=[
                 route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
@@ -96,13 +105,15 @@ def actions(route: Route, times: RouteTimes, sharding: Sharding, keys: Mapping[s
     for target, weight in wanted.items():
         taken += weight
         share = None if taken == total else taken / total
+        header = hashed.get(target[0])
         if sharding.layout(target[0]) == SINGLE:
-            made = _common(route, times)
+            made = _hashing(_common(route, times), header)
             made.cluster = sharding.single(*target).name
             yield Taken(made, share)
         else:
             headers = model_headers(route, keys[target[0]])
-            rest, made = _common(route, times), _common(route, times)
+            # A sharded pool has no such header: its own hash is what picks the shard (by_model.py).
+            rest, made = (_hashing(_common(route, times), header) for _ in range(2))
             by_model.to_rest(rest, target)
             yield Taken(rest, share, tuple(by_model.unnamed(headers)))
             if headers:
@@ -133,6 +144,15 @@ def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
             route_v3.RouteActionClusterNotFoundResponseCode.INTERNAL_SERVER_ERROR
         )
     return common
+
+
+def _hashing(action: route_v3.RouteAction, header: str | None) -> route_v3.RouteAction:
+    """Hash requests on a header; those without it are picked by chance."""
+    if header is not None:
+        action.hash_policy = [
+            route_v3.RouteActionHashPolicy(header=route_v3.RouteActionHashPolicyHeader(header_name=header))
+        ]
+    return action
 
 
 def _wanted(destinations: Sequence[Destination]) -> dict[Target, int]:

@@ -41,7 +41,7 @@ local function text_of(h)
   return body and body:getBytes(0, body:length()) or ""
 end
 
-local function say(h, config, status, message, kind)
+local function say(h, config, status, message, kind, head)
   local headers = h:headers()
   local own = h:streamInfo():dynamicMetadata():get(OWN) or {}
   local translated = config.transcode and headers:get("grpc-status") ~= nil
@@ -65,7 +65,12 @@ local function say(h, config, status, message, kind)
   end
   headers:replace(":status", status)
   headers:replace("content-type", "application/json")
-  h:body(true):setBytes(text)
+  if head then
+    -- A body would be taken for the beginning of the connection's next answer.
+    headers:replace("content-length", tostring(#text))
+  else
+    h:body(true):setBytes(text)
+  end
 end
 
 function envoy_on_response(h)
@@ -75,14 +80,15 @@ function envoy_on_response(h)
     local status = headers:get(":status")
     if byte(status, 1) >= 52 and headers:get("grpc-status") ~= nil and settings(h).transcode then
       local message = decoded(headers:get("grpc-message") or "")
-      say(h, settings(h), status, message or headers:get("grpc-message"))
+      local own = h:streamInfo():dynamicMetadata():get(OWN) or {}
+      say(h, settings(h), status, message or headers:get("grpc-message"), nil, own.head)
     end
     return
   end
   headers:remove("x-xds-flags")
   local config = settings(h)
   local metadata = h:streamInfo():dynamicMetadata()
-  local status, flags = match(why, "^(%d+) (.*)$")
+  local status, method, flags = match(why, "^(%d+) (%S+) (.*)$")
   local lb = metadata:get(LB)
   local model = lb and lb[config.keys[1]]
   local kind = missed(flags, model)
@@ -101,10 +107,11 @@ function envoy_on_response(h)
     local said = headers:get("grpc-message")
     message = said and (decoded(said) or said) or text_of(h)
     if status == "413" and config.max_bytes then
-      message = "the body is larger than the " .. config.max_bytes .. " bytes that are held to find the model's name"
+      local purpose = config.transcode and "translate it" or "find the model's name"
+      message = string.format("the body is larger than the %d bytes that are held to %s", config.max_bytes, purpose)
     elseif message == "" then
       message = "status " .. status
     end
   end
-  say(h, config, status, message, kind)
+  say(h, config, status, message, kind, method == "HEAD")
 end

@@ -9,19 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.cluster.v3 as cluster
+import envoy_data_plane.envoy.config.core.v3 as core
+import envoy_data_plane.envoy.extensions.load_balancing_policies.common.v3 as common
 import envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 as least_request
+import envoy_data_plane.envoy.extensions.load_balancing_policies.maglev.v3 as maglev
 import envoy_data_plane.envoy.extensions.load_balancing_policies.random.v3 as random_policy
+import envoy_data_plane.envoy.extensions.load_balancing_policies.ring_hash.v3 as ring_hash
 import envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 as round_robin
 import envoy_data_plane.envoy.extensions.load_balancing_policies.subset.v3 as subset
+from envoy_data_plane.envoy.type.v3 import Percent
 
-from xds_server.mesh.policies import Balancer, Fallback, Policy
+from xds_server.mesh.policies import LARGEST_RING, Balancer, Fallback, HashTable, Policy
 from xds_server.resources.naming import ANY_KEY
-from xds_server.resources.parts import extension, struct
+from xds_server.resources.parts import duration, extension, struct
 
 if TYPE_CHECKING:
-    import envoy_data_plane.envoy.config.core.v3 as core
-
-    from xds_server.mesh.policies import Selector
+    from xds_server.mesh.policies import ConsistentHash, Selector, Warmup
     from xds_server.mesh.pools import Pool
 
 _POLICIES = "envoy.load_balancing_policies."
@@ -53,6 +56,9 @@ every fourth time; a full scan never does, but then a replica that fails fast ha
 taken for every retry as well, while its neighbour is busy (measured: 18 % of the requests lost, 404).
 """
 
+_AGGRESSION = "load_balancing.warmup.aggression"
+"""Envoy wants a runtime key for it; nobody sets that."""
+
 _ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelector.ANY_ENDPOINT)
 """For requests that concern no model, whatever the other selectors and the cluster do with a miss."""
 
@@ -60,8 +66,9 @@ _ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelecto
 def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancingPolicy:
     """Choose the policy of a service: subsets where it has selectors, else its plain balancer."""
     if policy is None:
-        return _only(_child(Balancer.LEAST_REQUEST))
-    child = _child(policy.balancer)
+        return _only(_child(Balancer.LEAST_REQUEST, None))
+    hashed = policy.consistent_hash
+    child = _child(policy.balancer, policy.warmup) if hashed is None else _table(hashed)
     if not policy.selectors:
         return _only(child)
     message = subset.Subset(
@@ -114,14 +121,35 @@ def _sorted(selectors: tuple[Selector, ...]) -> list[Selector]:
     return [by_keys[keys] for keys in sorted(by_keys)]
 
 
-def _child(balancer: Balancer) -> core.TypedExtensionConfig:
+def _child(balancer: Balancer, warmup: Warmup | None) -> core.TypedExtensionConfig:
+    slow = None if warmup is None else _slow_start(warmup)
     match balancer:
         case Balancer.ROUND_ROBIN:
-            return extension(_POLICIES + "round_robin", round_robin.RoundRobin())
+            return extension(_POLICIES + "round_robin", round_robin.RoundRobin(slow_start_config=slow))
         case Balancer.RANDOM:
             return extension(_POLICIES + "random", random_policy.Random())
         case Balancer.LEAST_REQUEST:
-            return extension(_POLICIES + "least_request", least_request.LeastRequest(choice_count=CHOICES))
+            message = least_request.LeastRequest(choice_count=CHOICES, slow_start_config=slow)
+            return extension(_POLICIES + "least_request", message)
+
+
+def _table(hashed: ConsistentHash) -> core.TypedExtensionConfig:
+    if hashed.table is HashTable.MAGLEV:
+        return extension(_POLICIES + "maglev", maglev.Maglev(table_size=hashed.size))
+    message = ring_hash.RingHash(minimum_ring_size=hashed.size, maximum_ring_size=LARGEST_RING)
+    return extension(_POLICIES + "ring_hash", message)
+
+
+def _slow_start(warmup: Warmup) -> common.SlowStartConfig:
+    percent = warmup.minimum_percent
+    aggression = warmup.aggression
+    return common.SlowStartConfig(
+        slow_start_window=duration(warmup.duration),
+        aggression=None
+        if aggression is None
+        else core.RuntimeDouble(default_value=aggression, runtime_key=_AGGRESSION),
+        min_weight_percent=None if percent is None else Percent(value=float(percent)),
+    )
 
 
 def _only(config: core.TypedExtensionConfig) -> cluster.LoadBalancingPolicy:

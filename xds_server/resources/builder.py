@@ -225,7 +225,12 @@ class Builder:
         self._relaid = False
         layouts = {host: each for host, each in sorted(self._layouts.items()) if each != SINGLE}
         keys = {host: pool.subset_key for host, pool in routing.pools.items()}
-        self._routes = self._routes.successor(replace(self._options.sharding, layouts=layouts), keys)
+        hashed = {
+            host: policy.consistent_hash.header
+            for host, policy in routing.policies.items()
+            if policy.consistent_hash is not None
+        }
+        self._routes = self._routes.successor(replace(self._options.sharding, layouts=layouts), keys, hashed)
         self._encoded_fronts = self._encode_fronts(routing)
         self._known_views.clear()
         if documents:

@@ -90,6 +90,8 @@ def _of_policy(policy: Policy | None) -> tuple[object, ...]:
         return ()
     return (
         policy.balancer,
+        policy.warmup,
+        policy.consistent_hash,
         policy.selectors,
         tuple(sorted(policy.default_subset.items())),
         policy.connection_pool,

@@ -37,7 +37,8 @@ TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 """The filters' names in the chain; a route's own rules are given under them."""
 
 FLAGS_HEADER = "x-xds-flags"
-"""On Envoy's own answers, until the script takes it off: the status, and why no replica has answered."""
+"""On Envoy's own answers, until the script takes it off: the status, the request's method, and why no replica
+has answered."""
 
 OWN_NAMESPACE = "xds-server"
 """The metadata namespace in which a request's facts stand for the access log and the script."""
@@ -53,6 +54,9 @@ GRPC_NAME_FIELDS = {
     "ModelStreamInfer": "model_name",
 }
 """The methods that concern a model, each with the field of its request that names it."""
+
+TRANSLATED_BYTES = 16 << 20
+"""Of a body that is translated, in either direction: it is held whole. Envoy's own limit would be 1 MiB."""
 
 _HERE = Path(__file__).parent
 _FIRST_ERROR = 400
@@ -101,7 +105,7 @@ def local_replies() -> hcm.LocalReplyConfig:
             accesslog.AccessLogFilter(metadata_filter=seen),
         ]
     )
-    why = core.HeaderValue(key=FLAGS_HEADER, value="%RESPONSE_CODE% %RESPONSE_FLAGS%")
+    why = core.HeaderValue(key=FLAGS_HEADER, value="%RESPONSE_CODE% %REQ(:METHOD)% %RESPONSE_FLAGS%")
     return hcm.LocalReplyConfig(
         mappers=[
             hcm.ResponseMapper(
@@ -142,6 +146,8 @@ def _transcoder() -> grpc_json_transcoder.GrpcJsonTranscoder:
         services=[INFERENCE_SERVICE],
         match_incoming_request_route=True,
         print_options=grpc_json_transcoder.GrpcJsonTranscoderPrintOptions(preserve_proto_field_names=True),
+        max_request_body_size=TRANSLATED_BYTES,
+        max_response_body_size=TRANSLATED_BYTES,
         url_unescape_spec=grpc_json_transcoder.GrpcJsonTranscoderUrlUnescapeSpec.ALL_CHARACTERS,
         request_validation_options=grpc_json_transcoder.GrpcJsonTranscoderRequestValidationOptions(
             reject_binding_body_field_collisions=True

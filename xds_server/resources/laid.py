@@ -137,6 +137,9 @@ class Laid:
         self._spare = set()
         self.show(picture, (), other_rules=True)
         self._fill()
+        for key, members in self._members.items():
+            if isinstance(key, str):  # of a model that nobody holds nothing was told just now
+                self._hold(key, held=bool(members))
 
     def _fill(self) -> None:
         for placed in self._picture.endpoints:

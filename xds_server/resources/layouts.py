@@ -1,6 +1,6 @@
 """The choice of a pool's layout: what its document asks for, or its size and its rate of changes.
 
-Replicas have to agree, so a choice is a pure function of the size, the rate's step and the layout that is
+Replicas have to agree, so a choice is a pure function of the size, the rate's step and the choice that is
 in force. A replica that has just started knows no layout in force and takes the fewest shards; one that
 has been running may keep up to four times as many, until its pool has shrunk well below them. An Envoy
 that moves from one to the other is led over as at any change of layout: without a lost request.
@@ -50,8 +50,16 @@ def rate_step(rate: float) -> float:
     return 0.0 if rate < 1 else float(RATE_STEP ** ceil(log(rate, RATE_STEP) - 1e-9))
 
 
+def held_step(rate: float, present: float) -> float:
+    """The step of `rate`, or the step `present` that is in force until `rate` is half of what leads to it.
+
+    A step is worth up to four times as many shards: a rate about a border must not make and end them.
+    """
+    return max(rate_step(rate), min(present, rate_step(2 * rate)))
+
+
 def choose(asked: PoolLayout, size: law.Size, rate: float, present: Choice | None) -> Choice:
-    """Choose a layout. `rate`: a step of rate_step. `present`: the choice in force, None at the start."""
+    """Choose a layout. `rate`: a step of held_step. `present`: the choice in force, None at the start."""
     limit = law.allowed(asked.budget, rate)
     layout, why = _layout(asked, size, limit, present)
     if present is not None and (present.layout, present.asked) == (layout, asked) and present.size == size:

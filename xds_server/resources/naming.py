@@ -28,6 +28,7 @@ from xds_server.resources.filters import (
     JSON_TO_METADATA,
     LUA,
     TRANSCODER,
+    TRANSLATED_BYTES,
 )
 from xds_server.resources.parts import digest, packed
 
@@ -53,7 +54,8 @@ _GRPC_WITHOUT_MODEL = (
     "/grpc.health.",
     "/grpc.reflection.",
 )
-_HELD = {"from": "none", "shape": "openai"}
+_SEEN = {"from": "none"}
+_HELD = {**_SEEN, "shape": "openai"}
 _LARGEST_REGEX = 80
 """Characters, so that a regex stays under the 100 instructions that Envoy takes without being told."""
 
@@ -97,8 +99,9 @@ def variants(naming: Naming | None, *, reroute: bool) -> Iterable[Variant]:
         for paths in _chunks(body.paths):
             yield Variant("#json", (_path(paths), *unnamed), filters, max_body=body.max_bytes, marks=_HELD)
     if naming.transcode:
-        filters = {LUA: _script({**script, "transcode": True}), TRANSCODER: enabled()}
-        yield Variant("#rest", (_is_grpc(inverted=True),), filters)
+        translated = _script({**script, "transcode": True, "max_bytes": TRANSLATED_BYTES})
+        filters = {LUA: translated, TRANSCODER: enabled()}
+        yield Variant("#rest", (_is_grpc(inverted=True),), filters, max_body=TRANSLATED_BYTES, marks=_SEEN)
     yield Variant("", (), {LUA: _script(script)})
 
 

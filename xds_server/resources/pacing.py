@@ -6,6 +6,7 @@ meanwhile is merged. Each cluster rests for itself: a busy pool delays no quiet 
 
 Something that requests must not reach any more does not wait for that: it goes at once, and what it
 costs is added to the rest that follows. So additions wait for withdrawals, and the share holds over time.
+Pushes that somebody waits for go at once, too, and are added up to RESERVE rests only.
 """
 
 from __future__ import annotations
@@ -69,8 +70,11 @@ class Pace:
             at = until - ahead
             self.next_at = at if self.next_at is None else min(self.next_at, at)
             return False
+        # However many went because somebody waited for them: what must be withdrawn later never waits longer
+        # than after withdrawals alone, and neither do the changes that wait behind it.
+        longest = now + (RESERVE + 1) * rest
         for name in names:
-            self._rests[name] = max(self._rests.get(name, now), now) + rest
+            self._rests[name] = min(max(self._rests.get(name, now), now) + rest, longest)
         return True
 
     def changed(self, host: str, count: int) -> None:

@@ -59,7 +59,7 @@ local function is_utf8(text)
     local first = byte(text, at)
     local more = first < 0x80 and 0 or first < 0xC2 and 9 or first < 0xE0 and 1 or first < 0xF0 and 2
       or first < 0xF5 and 3 or 9
-    if at + more > length then
+    if more == 9 or at + more > length then
       return false
     end
     for next_at = at + 1, at + more do
@@ -211,6 +211,9 @@ function envoy_on_request(h)
   local headers = h:headers()
   local metadata = h:streamInfo():dynamicMetadata()
   metadata:set(OWN, "from", "none") -- marks the request as ours: see local_replies in filters.py
+  if config.transcode and headers:get(":method") == "HEAD" then
+    metadata:set(OWN, "head", true)
+  end
   if problem then
     return refuse(h, 400, problem)
   end

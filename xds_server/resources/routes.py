@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
     from xds_server.resources.shards import Layout, Target
 
-RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None], ...]]
+RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...]]
 """What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
-each of its destinations is laid out, by which subset key."""
+each of its destinations is laid out, by which subset key, and on which header it is hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +73,26 @@ class RouteEncoder:
         sharding: Sharding | None = None,
         known: Mapping[RouteKey, bytes] | None = None,
         keys: Mapping[str, str] | None = None,
+        hashed: Mapping[str, str] | None = None,
     ) -> None:
         self._times = times
         self._sharding = sharding or Sharding()
         self._keys = keys or {}
+        self._hashed = hashed or {}
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
     def successor(
-        self, sharding: Sharding | None = None, keys: Mapping[str, str] | None = None
+        self,
+        sharding: Sharding | None = None,
+        keys: Mapping[str, str] | None = None,
+        hashed: Mapping[str, str] | None = None,
     ) -> RouteEncoder:
         """Begin anew for changed documents or layouts.
 
         Unchanged routes are not encoded again, others are forgotten.
         """
-        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, keys)
+        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, keys, hashed)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -129,7 +134,7 @@ class RouteEncoder:
         for variant in variants(route.naming, reroute=reroute):
             mapping = header_mapping(others, variant.marks)
             mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
-            for taken in actions(route, self._times, self._sharding, self._keys):
+            for taken in actions(route, self._times, self._sharding, self._keys, self._hashed):
                 asked = route_match(match, taken.share)
                 asked.headers = [*asked.headers, *variant.headers, *taken.headers]
                 yield route_v3.Route(
@@ -142,9 +147,12 @@ class RouteEncoder:
                     request_body_buffer_limit=variant.max_body,
                 )
 
-    def _laid_out(self, route: Route) -> tuple[tuple[Layout, str | None], ...]:
+    def _laid_out(self, route: Route) -> tuple[tuple[Layout, str | None, str | None], ...]:
         layouts = {each.host: self._sharding.layout(each.host) for each in route.destinations}
-        return tuple((each, None if each == SINGLE else self._keys[host]) for host, each in layouts.items())
+        return tuple(
+            (each, None if each == SINGLE else self._keys[host], self._hashed.get(host))
+            for host, each in layouts.items()
+        )
 
     @staticmethod
     def _uses(owner: VirtualService, port: int) -> set[Target]:

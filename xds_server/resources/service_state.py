@@ -15,7 +15,7 @@ from xds_server.mesh.layout import LayoutKind
 from xds_server.mesh.model import PlacedEndpoint
 from xds_server.resources import law
 from xds_server.resources.laid import Laid, Work
-from xds_server.resources.layouts import Choice, Misses, choose, rate_step, single
+from xds_server.resources.layouts import Choice, Misses, choose, held_step, single
 from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ class ServiceState:
         size = law.Size(endpoints, len(self._holders), mean, everywhere=misses.everywhere)
         if misses.obstacle:
             return single(pool.layout, size, misses.obstacle)
-        rate = 0.0 if pace is None else rate_step(pace.rate(self.picture.service.host))
+        present = 0.0 if self.choice is None else self.choice.rate
+        rate = 0.0 if pace is None else held_step(pace.rate(self.picture.service.host), present)
         return choose(pool.layout, size, rate, self.choice)
 
     def _choose_again(self, pace: Pace | None) -> bool:

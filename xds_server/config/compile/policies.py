@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds_server.config.problems import describe
-from xds_server.mesh.policies import ConnectionPool, OutlierDetection, Policy, Selector, TcpKeepalive
+from xds_server.mesh.policies import (
+    ConnectionPool,
+    OutlierDetection,
+    Policy,
+    Selector,
+    TcpKeepalive,
+    Warmup,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +44,8 @@ def compile_policies(documents: Iterable[Document[DestinationRuleSpec]], context
 def _policy(document: Document[DestinationRuleSpec], host: str) -> Policy:
     traffic = document.spec.traffic_policy
     subset = traffic.load_balancer.dynamic_subset
+    warmup = traffic.load_balancer.the_warmup
+    hashed = traffic.load_balancer.consistent_hash
     selectors = subset.subset_selectors if subset else []
     return Policy(
         name=document.name,
@@ -48,6 +57,8 @@ def _policy(document: Document[DestinationRuleSpec], host: str) -> Policy:
         outlier_detection=_outlier_detection(traffic.outlier_detection)
         if traffic.outlier_detection
         else None,
+        warmup=Warmup(warmup.duration, warmup.minimum_percent, warmup.aggression) if warmup else None,
+        consistent_hash=hashed.value if hashed else None,
     )
 
 

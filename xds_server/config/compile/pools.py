@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
 
+from xds_server.config.compile.consistent_hash import check_consistent_hash
 from xds_server.config.compile.modelmesh import model_mesh
 from xds_server.config.compile.pool_misses import check_default_subset, fallback_of, misses_of
 from xds_server.config.compile.pool_names import names_of
@@ -44,6 +45,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
         check_default_subset(document, policy, context)
         if policy is not None:
             _check_against(policy, document, context)
+            check_consistent_hash(document, policy, context)
         spec = document.spec
         context.pools[service.host] = Pool(
             name=document.name,

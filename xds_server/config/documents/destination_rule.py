@@ -21,8 +21,9 @@ from xds_server.config.documents.base import (
     WholeSeconds,
     expected,
 )
-from xds_server.config.problems import Path, render_path
-from xds_server.mesh.policies import Balancer, Fallback
+from xds_server.config.documents.rule_balancer import ConsistentHashPart, WarmupPart
+from xds_server.config.problems import Path, join_or, render_path
+from xds_server.mesh.policies import WARMING_UP, Balancer, Fallback
 
 DefaultSubset = Annotated[dict[NonEmpty, NonEmpty], Field(min_length=1)]
 
@@ -101,12 +102,44 @@ def _show(subset: dict[str, str]) -> str:
 class LoadBalancerPart(Part):
     """How one of several holders is picked, and how they are grouped."""
 
-    istio_only: ClassVar[frozenset[str]] = frozenset(
-        {"consistentHash", "localityLbSetting", "warmupDurationSecs", "warmup"}
-    )
+    istio_only: ClassVar[frozenset[str]] = frozenset({"localityLbSetting"})
 
     simple: Annotated[Balancer, BeforeValidator(OneOf(Balancer))] = Balancer.LEAST_REQUEST
     dynamic_subset: DynamicSubsetPart | None = None
+    consistent_hash: ConsistentHashPart | None = None
+    warmup: WarmupPart | None = None
+    warmup_duration_secs: PositiveDuration | None = None
+    """Istio's older way to write `warmup.duration`."""
+
+    @property
+    def the_warmup(self) -> WarmupPart | None:
+        """The one warmup, whichever way it is written."""
+        if self.warmup_duration_secs is not None:
+            return WarmupPart.model_construct(duration=self.warmup_duration_secs)
+        return self.warmup
+
+    @model_validator(mode="after")
+    def _one_way_to_pick(self) -> LoadBalancerPart:
+        if self.consistent_hash is not None and "simple" in self.model_fields_set:
+            raise expected("simple or consistentHash", "both", ("consistentHash",))
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_by_weight(self) -> LoadBalancerPart:
+        written = "warmup" if self.warmup is not None else "warmupDurationSecs"
+        if self.warmup is not None and self.warmup_duration_secs is not None:
+            raise expected("warmup or warmupDurationSecs", "both", ("warmupDurationSecs",))
+        if self.the_warmup is not None and self.consistent_hash is not None:
+            raise expected(
+                f"one beside {join_or(sorted(WARMING_UP))} only", "one beside consistentHash", (written,)
+            )
+        if self.the_warmup is not None and self.simple not in WARMING_UP:
+            raise expected(
+                f"one beside {join_or(sorted(WARMING_UP))} only",
+                f"one beside {self.simple}",
+                (written,),
+            )
+        return self
 
 
 class TcpKeepalivePart(Part):

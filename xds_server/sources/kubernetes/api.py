@@ -183,9 +183,12 @@ class Api:
         self._read_at = self._clock()
         self._access = access
         if self._session is None or before is None or before.trust != access.trust:
-            await self.close()
-            self._session = _session(access)
+            former, self._session = self._session, _session(access)
             self._log.info("kubernetes", server=access.url, login=str(self.login))
+            if former is not None:
+                await (
+                    former.close()
+                )  # last, since it takes a while: a request meanwhile needs an open session
         return access
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import structlog
 from xds_server.config.cluster_documents import ClusterDocuments
 from xds_server.config.objects import key_of
 from xds_server.mesh.events import ConfigurationReplaced
-from xds_server.sources.kubernetes.kinds import ALL, MODEL_POOLS, DocumentKind
+from xds_server.sources.kubernetes.kinds import ALL, GATEWAY_CLASSES, GATEWAYS, MODEL_POOLS, DocumentKind
 from xds_server.sources.kubernetes.watched import Scope, WatchState
 from xds_server.sources.kubernetes.watching import Watch
 
@@ -106,7 +107,7 @@ class KubernetesDocuments:
 
     def watch_status(self) -> tuple[WatchStatus, ...]:
         """How each watch stands."""
-        return tuple(status for watch in self._watches.values() for status in watch.status())
+        return tuple(status for each in self._statuses().values() for status in each)
 
     def present(self, kind: DocumentKind) -> dict[Key, Value]:
         """The objects of one kind as they are now."""
@@ -134,9 +135,21 @@ class KubernetesDocuments:
             status.listed
             or status.state is WatchState.ABSENT
             or (late and kind is not MODEL_POOLS and bool(status.missing_permission))
-            for kind, watch in self._watches.items()
-            for status in watch.status()
+            for kind, each in self._statuses().items()
+            for status in each
         )
+
+    def _statuses(self) -> dict[DocumentKind, tuple[WatchStatus, ...]]:
+        """How each kind stands. Who may not see GatewayClasses is told 403 also where there are none."""
+        found = {kind: watch.status() for kind, watch in self._watches.items()}
+        if all(each.state is WatchState.ABSENT for each in found[GATEWAYS]):
+            found[GATEWAY_CLASSES] = tuple(
+                replace(each, state=WatchState.ABSENT, missing_permission="")
+                if each.missing_permission
+                else each
+                for each in found[GATEWAY_CLASSES]
+            )
+        return found
 
     def begin(self) -> None:
         """From now on the mesh is told; at once for the first time. Call it when the services are known."""

@@ -6,9 +6,9 @@ In a cluster that Secret is mounted, and its other keys are the files beside it 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 
@@ -55,10 +55,10 @@ class Connection:
     endpoints: tuple[str, ...]
     tls: bool = False
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     root_prefix: str = ""
     certificate: bytes | None = None
-    client_key: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
     client_certificate: bytes | None = None
     override_authority: str = ""
 
@@ -91,7 +91,9 @@ def read_connection(path: Path) -> Connection:
         raise ConnectionFileError(f"{path}: found {type(found).__name__}; expected a JSON object")
     for name in _TEXTS:
         if not isinstance(found.get(name, ""), str):
-            raise ConnectionFileError(f"{path}: {name}: found {found[name]!r}; expected a string")
+            # Its type alone: the value may be a password.
+            kind = type(found[name]).__name__
+            raise ConnectionFileError(f"{path}: {name}: found a value of type {kind}; expected a string")
     endpoints, secure = _endpoints(path, found.get("endpoints", ""))
     certificate = _pem(path, found, "certificate")
     key, client = _pem(path, found, "client_key"), _pem(path, found, "client_certificate")
@@ -118,15 +120,25 @@ def _endpoints(path: Path, written: str) -> tuple[tuple[str, ...], bool]:
     """HOST:PORT of each, and whether the first one says https."""
     found = []
     for text in filter(None, (each.strip() for each in written.split(","))):
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname or not _port_of(parts.netloc):
+        parts = _split(text if "://" in text else f"http://{text}")
+        if parts is None or parts.scheme not in {"http", "https"} or not _port_of(parts.netloc):
             raise ConnectionFileError(
-                f"{path}: endpoints: found {text!r}; expected http://HOST:PORT or https://HOST:PORT"
+                f"{path}: endpoints: found {text.rpartition('@')[2]!r}; "
+                "expected http://HOST:PORT or https://HOST:PORT"
             )
         found.append((parts.netloc.rpartition("@")[2], parts.scheme == "https"))
     if not found:
         raise ConnectionFileError(f"{path}: endpoints: found none; expected URLs separated by commas")
     return tuple(endpoint for endpoint, _ in found), found[0][1]
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL with a host; None for what is none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # [ without ]
+        return None
+    return parts if parts.hostname else None
 
 
 def _port_of(netloc: str) -> bool:

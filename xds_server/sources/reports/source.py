@@ -26,17 +26,22 @@ SOURCE = Origin.REPORT.value
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whom a report is about: a pod, or an address (HOST:PORT of any port); of one service or of all."""
+    """Whom a report is about: a pod, or an address (HOST:PORT of any port); of one service or of all.
+
+    A pod is NAMESPACE/NAME, or a NAME in any namespace: it is unique in each, no more.
+    """
 
     pod: str
     endpoint: str
     service: str
 
-    def covers(self, endpoint: Endpoint) -> bool:
-        """Whether it is about this one."""
+    def covers(self, endpoint: Endpoint, namespace: str) -> bool:
+        """Whether it is about this one, of a service in `namespace`."""
         if self.service and self.service != endpoint.id.service:
             return False
-        return endpoint.pod == self.pod if self.pod else normalised(self.endpoint) in addresses(endpoint)
+        if not self.pod:
+            return normalised(self.endpoint) in addresses(endpoint)
+        return bool(endpoint.pod) and self.pod in (endpoint.pod, f"{namespace}/{endpoint.pod}")
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +67,8 @@ class ReportSource:
     def __init__(self, emit: Callable[[Event], None], *, clock: Callable[[], float] = time.time) -> None:
         self._emit = emit
         self._clock = clock
-        self._known: dict[EndpointId, Endpoint] = {}
+        self._known: dict[EndpointId, tuple[Endpoint, str]] = {}
+        """Whom reports count for, with the namespace of the service."""
         self._streams: dict[object, Reporter] = {}
         self._reporters: dict[Subject, Reporter] = {}
         self._log = structlog.get_logger("reports")
@@ -75,7 +81,7 @@ class ReportSource:
     def set_targets(self, services: Mapping[str, ServicePicture]) -> None:
         """The endpoints that may be reported on: those of the pools that reports count for."""
         self._known = {
-            placed.endpoint.id: placed.endpoint
+            placed.endpoint.id: (placed.endpoint, picture.service.namespace)
             for picture in services.values()
             if picture.pool is not None and _counts(picture)
             for placed in picture.endpoints
@@ -125,7 +131,7 @@ class ReportSource:
 
     def _join(self, reporter: Reporter) -> None:
         """Find the endpoints that it is about; those that are new are told, those no longer are forgotten."""
-        found = {key for key, endpoint in self._known.items() if reporter.subject.covers(endpoint)}
+        found = {key for key, known in self._known.items() if reporter.subject.covers(*known)}
         before, reporter.endpoints = reporter.endpoints, found
         for endpoint in sorted(before - found):
             self._emit(ReportsForgotten(endpoint=endpoint, source=SOURCE))

@@ -59,6 +59,10 @@ _ORDERS: dict[type[Asked], Orders] = {
 _FOLLOWS: dict[type[Asked], Follows] = {LlamaCpp: llama_cpp}
 
 
+_OURS = Path("/var/run/secrets/kubernetes.io")
+"""What proves to an API server who we are. Whoever may write a pool names a file: this is sent to nobody."""
+
+
 class NoOrdersError(RuntimeError):
     """The runtime has no call that loads or unloads a model by its name."""
 
@@ -184,8 +188,11 @@ def _over_grpc(discovery: Asked) -> bool:
 
 def _header(header: SecretHeader) -> Mapping[str, str]:
     """Read anew each time: a secret that is rotated is used at the next question. Blocks: for a thread."""
+    file = Path(header.file).resolve()
+    if file.is_relative_to(_OURS.resolve()):
+        raise bad(f"header {header.name}: {header.file} is this server's own; expected a file for runtimes")
     try:
-        value = Path(header.file).read_text(encoding="utf-8").strip()
+        value = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise bad(f"header {header.name}: {header.file} cannot be read: {error}") from error
     if not value.isprintable():
