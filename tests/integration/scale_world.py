@@ -186,8 +186,10 @@ class ScaleWorld:
         **rule: Any,
     ) -> None:
         """A pool on a gateway port of its own. `rule`: more fields of its policy."""
-        if name not in self.port:
-            self.port[name] = free_ports(1)[0]
+        while name not in self.port:
+            port = free_ports(1)[0]
+            if port not in self.port.values():  # drawn one at a time, a port can come up twice
+                self.port[name] = port
         pool = Pool(
             f"ns/{name}", name, OpenInference(), no_model=no_model, not_loaded=not_loaded, layout=layout
         )
