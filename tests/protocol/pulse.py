@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from xds_server.transport.server import ServerOptions
 
-DELAY = 2.0
+DELAY = 5.0
 """Seconds that a change may take to the well-behaved client, whatever the others do. Usually 5 ms."""
 
 PAUSE = 0.01
