@@ -76,6 +76,10 @@ def test_versions_are_ordered_as_people_do():
     assert sorted(set(ordered), key=version_key) == ordered
 
 
+def test_a_version_of_thousands_of_digits_is_ordered_as_well() -> None:
+    assert version_key("9" * 5000) < version_key("1" + "0" * 5000)
+
+
 @given(st.text(min_size=1).filter(lambda t: "/versions/" not in t), st.text(min_size=1))
 def test_a_versions_name_is_taken_apart_again(model, version):
     if "/versions/" not in f"{model}/{version}":

@@ -100,10 +100,18 @@ def model_and_version(name: str) -> tuple[str, str]:
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
-    """Order versions as people do: `10` after `9`, `v2.10` after `v2.9`, none before all."""
-    return tuple(
-        (1, int(part), "") if part.isdecimal() else (0, 0, part) for part in _DIGITS.split(version) if part
-    )
+    """Order versions as people do: `10` after `9`, `v2.10` after `v2.9`, none before all.
+
+    Digits are compared as text by length: `int` refuses thousands of them, which a runtime may send.
+    """
+    return tuple(_part_key(part) for part in _DIGITS.split(version) if part)
+
+
+def _part_key(part: str) -> tuple[int, int, str]:
+    if not part.isdecimal():
+        return 0, 0, part
+    digits = part.lstrip("0")
+    return 1, len(digits), digits
 
 
 def own_names(
