@@ -3,7 +3,7 @@
 local GRPC_CODES = { ["400"] = "3", ["404"] = "5", ["408"] = "4", ["413"] = "8", ["429"] = "8", ["503"] = "14", ["504"] = "4" }
 local UNREACHED = { UF = true, UC = true, UR = true, LR = true, URX = true }
 local OPENAI_CODES = {
-  noModel = "model_required", notLoaded = "model_not_loaded", unknown = "model_not_found", holdersDown = "model_unavailable",
+  noModel = "model_required", notLoaded = "model_not_loaded", holdersDown = "model_unavailable",
 }
 local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
@@ -32,7 +32,6 @@ end
 local MESSAGES = {
   noModel = function() return "the request names no model" end,
   notLoaded = function(model) return "model " .. model .. " is loaded on no replica" end,
-  unknown = function(model) return "model " .. model .. " is not known here" end,
   holdersDown = function(model) return "no replica that has model " .. model .. " can be reached" end,
 }
 

@@ -132,13 +132,6 @@ class StatusWriter:
             self._log.warning("cannot write status", object=key[2], namespace=key[1], error=text)
         self.last_error = text
 
-    def forget(self, kind: DocumentKind, value: Mapping[str, Any]) -> None:
-        """The object is gone."""
-        prefix = _key(kind, value, "")[:3]
-        for kept in (self._not_before, self._failures):
-            for key in [key for key in kept if key[:3] == prefix]:
-                del kept[key]
-
 
 def _permission(kind: DocumentKind, namespace: str) -> str:
     resource = kind.resource
