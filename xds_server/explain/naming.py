@@ -25,6 +25,8 @@ from xds_server.resources.filters import (
 from xds_server.resources.parts import LB_NAMESPACE
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import envoy_data_plane.envoy.config.route.v3 as route_v3
     from envoy_data_plane.google.protobuf import Struct, Value
 
@@ -54,11 +56,9 @@ class Named:
 
 def named(route: route_v3.Route, request: Request) -> Named:
     """Find the model that a request names on its way along a route."""
-    filters = route.typed_per_filter_config
-    keys = _mapped(route, request)
-    if LUA not in filters:
-        return Named(keys=keys)
-    settings = settings_of(route)
+    settings = settings_of(route) if LUA in route.typed_per_filter_config else {}
+    # What a rule copies to the pool's own key is the name that the script finds (resources/direct.py).
+    keys = _mapped(route, request, settings.get("keys", ()))
     if not settings.get("keys"):
         return Named(keys=keys)
     path = request.path
@@ -202,8 +202,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _mapped(route: route_v3.Route, request: Request) -> tuple[tuple[str, str], ...]:
-    """Subset keys that the route maps from headers by itself."""
+def _mapped(route: route_v3.Route, request: Request, apart: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Subset keys that the route maps from headers by itself, but for `apart`."""
     config = route.typed_per_filter_config.get(HEADER_TO_METADATA)
     if config is None:
         return ()
@@ -211,8 +211,9 @@ def _mapped(route: route_v3.Route, request: Request) -> tuple[tuple[str, str], .
     for rule in header_to_metadata.Config.parse(config.value).request_rules:
         value = request.value(rule.header)
         told = rule.on_header_present
-        if value is not None and told is not None and told.metadata_namespace == LB_NAMESPACE:
-            found[told.key] = value
+        if value is None or told is None or told.metadata_namespace != LB_NAMESPACE or told.key in apart:
+            continue
+        found[told.key] = value
     return tuple(sorted(found.items()))
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from envoy_data_plane.google.protobuf import Any
 
     from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
+    from xds_server.resources.direct import Place
     from xds_server.resources.shards import Sharding, Target
+    from xds_server.resources.variant import Variant
 
 
 _NOT_FOUND = 404
@@ -75,19 +77,28 @@ class Taken:
     headers: tuple[route_v3.HeaderMatcher, ...] = ()
 
 
-def actions(
-    route: Route,
-    times: RouteTimes,
-    sharding: Sharding,
-    keys: Mapping[str, str],
-    hashed: Mapping[str, str],
-) -> Iterator[Taken]:
-    """List what a route becomes, in order. `keys`: the subset keys of pools, by host.
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """What routes have to know of the services that they lead to.
 
-    `hashed`: by host, the header whose value is to keep a request with the same endpoint. Among clusters of
-    one action Envoy picks either by weight or by hash, and has one hash for all of them. So where a
-    destination of several is split into clusters, or hashed on another header, each gets a route of its own.
+    `keys`: the subset keys of pools, by host. `hashed`: by host, the header whose value is to keep a request
+    with the same endpoint.
     """
+
+    sharding: Sharding
+    keys: Mapping[str, str]
+    hashed: Mapping[str, str]
+
+
+def actions(route: Route, times: RouteTimes, hosts: Hosts, named: Place | None = None) -> Iterator[Taken]:
+    """List what a route becomes, in order.
+
+    `named`: where all of the requests name their model; None: where the script puts the name, or nowhere.
+    Among clusters of one action Envoy picks either by weight or by hash, and has one hash for all of them.
+    So where a destination of several is split into clusters, or hashed on another header, each gets a route
+    of its own.
+    """
+    sharding, keys, hashed = hosts.sharding, hosts.keys, hosts.hashed
     wanted = _wanted(route.destinations)
     headers_hashed = {hashed.get(host) for host, _ in wanted}
     alike = len(headers_hashed) == 1 and all(sharding.layout(host) == SINGLE for host, _ in wanted)
@@ -109,6 +120,10 @@ def actions(
         if sharding.layout(target[0]) == SINGLE:
             made = _hashing(_common(route, times), header)
             made.cluster = sharding.single(*target).name
+            yield Taken(made, share)
+        elif named is not None and route.naming is not None and keys[target[0]] in route.naming.keys:
+            made = _common(route, times)
+            by_model.to_shard(made, target, sharding, [named.hash_policy()])
             yield Taken(made, share)
         else:
             headers = model_headers(route, keys[target[0]])
@@ -218,13 +233,14 @@ def added_header(name: str, value: str) -> core_v3.HeaderValueOption:
     )
 
 
-def header_mapping(mapping: Sequence[HeaderToKey], marks: Mapping[str, str]) -> Any | None:
-    """Write the route's own rules from headers to subset metadata, in the order given; None without any.
+def header_mapping(mapping: Sequence[HeaderToKey], keys: Sequence[str], variant: Variant) -> Any | None:
+    """Write a route's own rules from headers to subset metadata, in the order given; None without any.
 
-    An absent header writes nothing: the request then meets the cluster's own fallback. `marks` are written
-    for every request, as metadata of ours.
+    An absent header writes nothing: the request then meets the cluster's own fallback. The variant's marks
+    are written for every request, as metadata of ours, and its name under all of `keys`.
     """
-    if not mapping and not marks:
+    named = variant.named.rules(keys) if variant.named is not None else []
+    if not mapping and not variant.marks and not named:
         return None
     return packed(
         header_to_metadata.Config(
@@ -246,7 +262,8 @@ def header_mapping(mapping: Sequence[HeaderToKey], marks: Mapping[str, str]) -> 
                         metadata_namespace=OWN_NAMESPACE, key=key, value=value
                     ),
                 )
-                for key, value in marks.items()
+                for key, value in variant.marks.items()
             ]
+            + named
         )
     )

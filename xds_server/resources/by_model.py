@@ -72,6 +72,22 @@ def to_model(
     if sharding.layout(target[0]).kind is LayoutKind.PER_MODEL:
         _by_name(action, target, headers)
         return
+    policies = [
+        route_v3.RouteActionHashPolicy(
+            header=route_v3.RouteActionHashPolicyHeader(header_name=header), terminal=True
+        )
+        for header in headers
+    ]
+    to_shard(action, target, sharding, policies)
+
+
+def to_shard(
+    action: route_v3.RouteAction,
+    target: Target,
+    sharding: Sharding,
+    policies: list[route_v3.RouteActionHashPolicy],
+) -> None:
+    """Lead to the shard of the model whose name the first of `policies` hashes that finds one."""
     action.weighted_clusters = route_v3.WeightedCluster(
         clusters=[
             route_v3.WeightedClusterClusterWeight(name=shard.name, weight=_WEIGHT)
@@ -79,12 +95,7 @@ def to_model(
         ],
         use_hash_policy=True,
     )
-    action.hash_policy = [
-        route_v3.RouteActionHashPolicy(
-            header=route_v3.RouteActionHashPolicyHeader(header_name=header), terminal=True
-        )
-        for header in headers
-    ]
+    action.hash_policy = policies
 
 
 def _by_name(action: route_v3.RouteAction, target: Target, headers: Sequence[str]) -> None:

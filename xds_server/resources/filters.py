@@ -55,6 +55,19 @@ GRPC_NAME_FIELDS = {
 }
 """The methods that concern a model, each with the field of its request that names it."""
 
+GRPC_WITHOUT_MODEL = (
+    *(
+        f"/{INFERENCE_SERVICE}/{methods}"
+        for methods in ("Server", "Repository", "SystemSharedMemory", "CudaSharedMemory", "Trace", "Log")
+    ),
+    "/grpc.health.",
+    "/grpc.reflection.",
+)
+"""How the paths of gRPC methods begin that concern no model."""
+
+ANSWERS = "answers"
+"""The script that shapes answers, and has nothing to do with requests."""
+
 TRANSLATED_BYTES = 16 << 20
 """Of a body that is translated, in either direction: it is held whole. Envoy's own limit would be 1 MiB."""
 
@@ -135,6 +148,7 @@ def _grpc_fields() -> grpc_field_extraction.GrpcFieldExtractionConfig:
 def _script() -> lua.Lua:
     return lua.Lua(
         default_source_code=core.DataSource(inline_string=script()),
+        source_codes={ANSWERS: core.DataSource(inline_string=f"{script()}\nenvoy_on_request = nil\n")},
         # The script says itself when the route is to be looked for again.
         clear_route_cache=False,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,12 @@ from envoy_data_plane.google.protobuf import Any, ListValue, Struct, Value
 
 from xds_server.mesh.misses import Choice
 from xds_server.mesh.request import OnDisagreement
+from xds_server.resources.direct import places
 from xds_server.resources.filters import (
+    ANSWERS,
     GRPC_FIELDS,
     GRPC_NAME_FIELDS,
+    GRPC_WITHOUT_MODEL,
     INFERENCE_SERVICE,
     JSON_NAMESPACE,
     JSON_TO_METADATA,
@@ -31,6 +33,7 @@ from xds_server.resources.filters import (
     TRANSLATED_BYTES,
 )
 from xds_server.resources.parts import digest, packed
+from xds_server.resources.variant import Variant, absent, chunks, is_grpc, path_is
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,62 +49,42 @@ _JSON_TYPES = r"(?i)\s*application/([a-z0-9.+-]+\+)?json\s*(;.*)?"
 _CAPTURE = "([^/?]+)"
 _LUA_MAGIC = re.compile(r"([-^$()%.\[\]*+?])")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-_GRPC_WITHOUT_MODEL = (
-    *(
-        f"/{INFERENCE_SERVICE}/{methods}"
-        for methods in ("Server", "Repository", "SystemSharedMemory", "CudaSharedMemory", "Trace", "Log")
-    ),
-    "/grpc.health.",
-    "/grpc.reflection.",
-)
 _SEEN = {"from": "none"}
 _HELD = {**_SEEN, "shape": "openai"}
-_LARGEST_REGEX = 80
-"""Characters, so that a regex stays under the 100 instructions that Envoy takes without being told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One of the Envoy routes of a route: what more it must match, and what it switches on.
-
-    `max_body`: bytes of a body to hold; None: none are. `marks`: what is known of its requests before a
-    body is held, which may be refused for its size.
-    """
-
-    suffix: str = ""
-    headers: tuple[route_v3.HeaderMatcher, ...] = ()
-    filters: Mapping[str, Any] = field(default_factory=dict)
-    max_body: int | None = None
-    marks: Mapping[str, str] = field(default_factory=dict)
-
-
-def variants(naming: Naming | None, *, reroute: bool) -> Iterable[Variant]:
+def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[Variant]:
     """List a route's variants in order: the first that matches is taken. Without pools it is one.
 
     `reroute`: the cluster depends on the model, so the route is looked for again once that is known.
+    `direct`: it can be found without the script's help (direct.py).
     """
     if naming is None:
         yield Variant()
         return
     names = naming.names
     script = _settings(naming, reroute=reroute)
-    unnamed = () if names.on_disagreement is OnDisagreement.REJECT else tuple(map(_absent, names.headers))
+    if direct and _names_mean_themselves(naming):
+        for place in places(naming):
+            answers = {LUA: _script(script, ANSWERS)}
+            yield Variant(f"#{place.words.partition(' ')[0]}", place.conditions, answers, named=place)
+    unnamed = () if names.on_disagreement is OnDisagreement.REJECT else tuple(map(absent, names.headers))
     if names.grpc:
         methods = "|".join(GRPC_NAME_FIELDS)
-        path = _path(f"/{re.escape(INFERENCE_SERVICE)}/({methods})")
-        yield Variant("#grpc", (_is_grpc(), path, *unnamed), {LUA: _script(script), GRPC_FIELDS: enabled()})
+        path = path_is(f"/{re.escape(INFERENCE_SERVICE)}/({methods})")
+        yield Variant("#grpc", (is_grpc(), path, *unnamed), {LUA: _script(script), GRPC_FIELDS: enabled()})
     if names.json is not None and not naming.transcode:
         body = names.json
         filters = {
             LUA: _script({**script, **_json_key(body), "max_bytes": body.max_bytes}),
             JSON_TO_METADATA: _json_rules(body),
         }
-        for paths in _chunks(body.paths):
-            yield Variant("#json", (_path(paths), *unnamed), filters, max_body=body.max_bytes, marks=_HELD)
+        for paths in chunks(body.paths):
+            yield Variant("#json", (path_is(paths), *unnamed), filters, max_body=body.max_bytes, marks=_HELD)
     if naming.transcode:
         translated = _script({**script, "transcode": True, "max_bytes": TRANSLATED_BYTES})
         filters = {LUA: translated, TRANSCODER: enabled()}
-        yield Variant("#rest", (_is_grpc(inverted=True),), filters, max_body=TRANSLATED_BYTES, marks=_SEEN)
+        yield Variant("#rest", (is_grpc(inverted=True),), filters, max_body=TRANSLATED_BYTES, marks=_SEEN)
     yield Variant("", (), {LUA: _script(script)})
 
 
@@ -129,7 +112,7 @@ def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
         "without": [path for path in names.without_model if not path.endswith("/*")],
         "without_below": [
             *(path[:-1] for path in names.without_model if path.endswith("/*")),
-            *_GRPC_WITHOUT_MODEL,
+            *GRPC_WITHOUT_MODEL,
         ],
     }
     if further := _further(naming.further):
@@ -195,10 +178,16 @@ def _answer(choice: Choice | None, retry_after: int) -> dict[str, object]:
             return {}
 
 
-def _script(settings: Mapping[str, object]) -> Any:
-    """Give the script a route's settings, and an id of them by which each worker takes them apart once."""
+def _names_mean_themselves(naming: Naming) -> bool:
+    """Whether the first name that a request has is what the balancer is asked for, and goes on unchanged."""
+    first = naming.names.on_disagreement is OnDisagreement.PREFER_FIRST
+    return first and not _further(naming.further) and not naming.misses.falls_back
+
+
+def _script(settings: Mapping[str, object], name: str | None = None) -> Any:
+    """Give a script a route's settings, and an id of them by which each worker takes them apart once."""
     named = digest(json.dumps(settings, sort_keys=True).encode()).hex()
-    return packed(lua.LuaPerRoute(filter_context=_struct({**settings, "id": named})))
+    return packed(lua.LuaPerRoute(name=name, filter_context=_struct({**settings, "id": named})))
 
 
 def _struct(values: Mapping[str, object]) -> Struct:
@@ -217,35 +206,6 @@ def _value(value: object) -> Value:
             return Value(struct_value=_struct(value))
         case _:
             return Value(string_value=str(value))
-
-
-def _chunks(paths: Iterable[str]) -> Iterable[str]:
-    """Write regexes that match one of some paths each, where `/*` at the end stands for everything below."""
-    together = ""
-    for path in paths:
-        regex = re.escape(path[:-1]) + ".*" if path.endswith("/*") else re.escape(path)
-        if together and len(together) + len(regex) >= _LARGEST_REGEX:
-            yield together
-            together = ""
-        together += f"|{regex}" if together else regex
-    yield together
-
-
-def _path(regex: str) -> route_v3.HeaderMatcher:
-    """Match the path apart from its query, beside what the route itself asks of it."""
-    whole = matcher.RegexMatcher(regex=rf"({regex})(\?.*)?")
-    return route_v3.HeaderMatcher(name=":path", string_match=matcher.StringMatcher(safe_regex=whole))
-
-
-def _is_grpc(*, inverted: bool = False) -> route_v3.HeaderMatcher:
-    kind = matcher.StringMatcher(prefix="application/grpc")
-    return route_v3.HeaderMatcher(
-        name="content-type", string_match=kind, invert_match=inverted, treat_missing_header_as_empty=inverted
-    )
-
-
-def _absent(header: str) -> route_v3.HeaderMatcher:
-    return route_v3.HeaderMatcher(name=header.lower(), present_match=False)
 
 
 def _json_key(body: JsonBody) -> dict[str, object]:

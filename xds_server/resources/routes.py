@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 
+from xds_server.mesh.layout import LayoutKind
 from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources import names
-from xds_server.resources.actions import RouteTimes, actions, added_header, header_mapping
+from xds_server.resources.actions import Hosts, RouteTimes, actions, added_header, header_mapping
 from xds_server.resources.filters import HEADER_TO_METADATA, LUA
 from xds_server.resources.matches import route_match
 from xds_server.resources.naming import variants
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
     from xds_server.resources.shards import Layout, Target
+    from xds_server.resources.variant import Variant
 
 RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...]]
 """What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
@@ -76,9 +78,7 @@ class RouteEncoder:
         hashed: Mapping[str, str] | None = None,
     ) -> None:
         self._times = times
-        self._sharding = sharding or Sharding()
-        self._keys = keys or {}
-        self._hashed = hashed or {}
+        self._hosts = Hosts(sharding or Sharding(), keys or {}, hashed or {})
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
@@ -92,7 +92,7 @@ class RouteEncoder:
 
         Unchanged routes are not encoded again, others are forgotten.
         """
-        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, keys, hashed)
+        return RouteEncoder(self._times, sharding or self._hosts.sharding, self._encoded, keys, hashed)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -130,11 +130,13 @@ class RouteEncoder:
         found = route.naming.keys if route.naming is not None else ()
         others = [each for each in route.header_to_key if each.key not in found]
         # Where the model picks the cluster, Envoy looks for the route again once the model is known.
-        reroute = any(self._sharding.layout(each.host) != SINGLE for each in route.destinations)
-        for variant in variants(route.naming, reroute=reroute):
-            mapping = header_mapping(others, variant.marks)
+        layouts = [self._hosts.sharding.layout(each.host) for each in route.destinations]
+        reroute = any(each != SINGLE for each in layouts)
+        direct = all(each.kind is not LayoutKind.PER_MODEL for each in layouts)
+        for variant in variants(route.naming, reroute=reroute, direct=direct):
+            mapping = header_mapping(others, found, variant)
             mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
-            for taken in actions(route, self._times, self._sharding, self._keys, self._hashed):
+            for taken in actions(route, self._times, self._hosts, variant.named):
                 asked = route_match(match, taken.share)
                 asked.headers = [*asked.headers, *variant.headers, *taken.headers]
                 yield route_v3.Route(
@@ -143,14 +145,19 @@ class RouteEncoder:
                     route=taken.action,
                     typed_per_filter_config={**mapped, **variant.filters},
                     request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
-                    request_headers_to_remove=[MODEL_HEADER] if LUA in variant.filters else [],
+                    request_headers_to_remove=self._internal(variant),
                     request_body_buffer_limit=variant.max_body,
                 )
 
+    @staticmethod
+    def _internal(variant: Variant) -> list[str]:
+        """The headers that the script has made for the sake of the route, which are nobody else's concern."""
+        return [MODEL_HEADER] if LUA in variant.filters and variant.named is None else []
+
     def _laid_out(self, route: Route) -> tuple[tuple[Layout, str | None, str | None], ...]:
-        layouts = {each.host: self._sharding.layout(each.host) for each in route.destinations}
+        layouts = {each.host: self._hosts.sharding.layout(each.host) for each in route.destinations}
         return tuple(
-            (each, None if each == SINGLE else self._keys[host], self._hashed.get(host))
+            (each, None if each == SINGLE else self._hosts.keys[host], self._hosts.hashed.get(host))
             for host, each in layouts.items()
         )
 
