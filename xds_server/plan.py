@@ -60,9 +60,10 @@ def _why(fleet: Fleet, chosen: Prediction, single: Prediction, limit: float) -> 
     else:
         first = (
             f"one cluster would be rebuilt in {found} at each change, and its workers serve nothing then;\n"
-            f"  {chosen.shards} is the smallest power of two that stays within {within}"
+            f"  {chosen.shards} is the smallest power of two that stays within {_ms(limit * law.ROOM)},\n"
+            f"  which leaves room to the {within} that a rebuild may take"
         )
-        if law.rebuild(fleet.size, chosen.shards // 2) <= limit:
+        if law.rebuild(fleet.size, chosen.shards // 2) <= limit * law.ROOM:
             first += f",\n  and from {law.LARGE_POOL:,} endpoints on sends a tenth of one cluster's bytes"
     lines = [first]
     if limit < fleet.budget:

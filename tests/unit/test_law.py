@@ -45,10 +45,10 @@ def test_the_law_is_near_what_was_measured(endpoints, each, models, shards, mill
     ("endpoints", "each", "models", "shards"),
     [
         (100, 20, 500, 1),
-        (500, 20, 2000, 8),
+        (500, 20, 2000, 16),
         (999, 20, 5000, 32),
         (1000, 20, 5000, 64),
-        (2000, 50, 10_000, 64),
+        (2000, 50, 10_000, 128),
         (10_000, 50, 100_000, 1024),
     ],
 )
@@ -66,11 +66,16 @@ def test_large_pools_send_a_tenth_of_one_clusters_bytes():
 def test_the_number_of_shards_is_the_smallest_power_of_two_that_does(size, limit):
     shards = law.fewest_shards(size, limit)
     assert shards & (shards - 1) == 0
-    assert shards == MAX_SHARDS or law.rebuild(size, shards) <= limit * 1.01
+    if shards == 1 or law.rebuild(size, 1) <= limit:
+        assert shards == 1
+        assert law.rebuild(size, 1) <= limit * 1.01
+        return
+    within = limit * law.ROOM
+    assert shards == MAX_SHARDS or law.rebuild(size, shards) <= within * 1.01
     if size.endpoints < law.LARGE_POOL or size.everywhere:
-        assert shards == 1 or law.rebuild(size, shards // 2) > limit
+        assert law.rebuild(size, shards // 2) > within
     else:
-        assert shards < 8 or law.rebuild(size, shards // 8) > limit
+        assert shards < 8 or law.rebuild(size, shards // 8) > within
 
 
 @given(sizes, st.integers(0, 9))

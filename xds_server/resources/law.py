@@ -30,6 +30,10 @@ BYTES_SHARE = 0.1
 SHARE = 0.05
 """Of a worker's time that rebuilds may take."""
 
+ROOM = 0.6
+"""The part of what a rebuild may take that a split pool's may: on a machine that is slower than the law's by
+two thirds it is still within, and a pool that grows is not split anew at once."""
+
 _TOLERANCE = 1.01
 """The law is rounded: a hundredth above a limit does not break it."""
 
@@ -108,8 +112,9 @@ def change_bytes(size: Size, shards: int, name_bytes: int = NAME_BYTES) -> float
 
 
 def fewest_shards(size: Size, limit: float) -> int:
-    """Find the smallest power of two of which each shard is rebuilt within `limit` seconds.
+    """Find how many shards a pool needs so that each is rebuilt within `limit` seconds.
 
+    One where that does; else the smallest power of two that stays within ROOM of the limit, or
     MAX_SHARDS where not even those would do. From LARGE_POOL endpoints on, up to four times as many where
     a change would else be more than a tenth of the bytes that it is in one cluster.
     """
@@ -122,8 +127,10 @@ def fewest_shards(size: Size, limit: float) -> int:
 
 
 def _within(size: Size, limit: float) -> int:
-    shards = 1
-    while shards < MAX_SHARDS and rebuild(size, shards) > limit * _TOLERANCE:
+    if rebuild(size, 1) <= limit * _TOLERANCE:
+        return 1
+    shards = 2
+    while shards < MAX_SHARDS and rebuild(size, shards) > limit * ROOM * _TOLERANCE:
         shards *= 2
     return shards
 

@@ -91,12 +91,13 @@ def _by_law(asked: PoolLayout, size: law.Size, limit: float, present: Choice | N
     count = max(least, law.fewest_shards(size, limit))
     large = size.endpoints >= law.LARGE_POOL and not size.everywhere
     saving = " and a tenth of one cluster's bytes" if large else ""
-    reason = f"the fewest that stay within {limit * 1000:.3g} ms{saving} a change"
+    within = limit * law.ROOM * 1000
+    reason = f"the fewest that stay within {within:.3g} ms{saving} a change"
     if present is not None and present.asked == asked and present.layout.count > count:
         relaxed = max(least, law.fewest_shards(size, limit * SLACK))
         if relaxed > present.layout.count // 2:
             count = present.layout.count
-            reason = f"kept: half as many would need more than {limit * SLACK * 1000:.3g} ms a change"
+            reason = f"kept: half as many would need more than {within * SLACK:.3g} ms a change"
     if count == 1:
         reason = f"one cluster stays within {limit * 1000:.3g} ms a change"
     elif law.rebuild(size, count) > limit * 1.01:
