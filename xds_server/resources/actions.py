@@ -58,6 +58,12 @@ A replica that fails fast has the fewest requests: of two, LEAST_REQUEST draws t
 microsecond, and a model with one holder has nobody else to draw.
 """
 
+ATTEMPTS_BY_ZONE = 1000
+"""The same where an Envoy's own zone comes first, and holders elsewhere are in few draws.
+
+With 1 busy one of two there, and balancing.OWN_ZONE, three retries miss it 1 time in 10,000.
+"""
+
 RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.05, 0.5
 """Seconds: the first pause is a random part of the first, later ones grow to the second."""
 
@@ -81,8 +87,12 @@ def actions(
     sharding: Sharding,
     keys: Mapping[str, str],
     hashed: Mapping[str, str],
+    *,
+    attempts: int,
 ) -> Iterator[Taken]:
     """List what a route becomes, in order. `keys`: the subset keys of pools, by host.
+
+    `attempts`: how often a retry draws another endpoint.
 
     `hashed`: by host, the header whose value is to keep a request with the same endpoint. Among clusters of
     one action Envoy picks either by weight or by hash, and has one hash for all of them. So where a
@@ -92,7 +102,7 @@ def actions(
     headers_hashed = {hashed.get(host) for host, _ in wanted}
     alike = len(headers_hashed) == 1 and all(sharding.layout(host) == SINGLE for host, _ in wanted)
     if len(wanted) > 1 and alike:
-        made = _hashing(_common(route, times), *headers_hashed)
+        made = _hashing(_common(route, times, attempts), *headers_hashed)
         made.weighted_clusters = route_v3.WeightedCluster(
             clusters=[
                 route_v3.WeightedClusterClusterWeight(name=sharding.single(*target).name, weight=weight)
@@ -107,13 +117,13 @@ def actions(
         share = None if taken == total else taken / total
         header = hashed.get(target[0])
         if sharding.layout(target[0]) == SINGLE:
-            made = _hashing(_common(route, times), header)
+            made = _hashing(_common(route, times, attempts), header)
             made.cluster = sharding.single(*target).name
             yield Taken(made, share)
         else:
             headers = model_headers(route, keys[target[0]])
             # A sharded pool has no such header: its own hash is what picks the shard (by_model.py).
-            rest, made = (_hashing(_common(route, times), header) for _ in range(2))
+            rest, made = (_hashing(_common(route, times, attempts), header) for _ in range(2))
             by_model.to_rest(rest, target)
             yield Taken(rest, share, tuple(by_model.unnamed(headers)))
             if headers:
@@ -131,13 +141,13 @@ def model_headers(route: Route, key: str) -> list[str]:
     return [each.header.lower() for each in reversed(route.header_to_key) if each.key == key]
 
 
-def _common(route: Route, times: RouteTimes) -> route_v3.RouteAction:
+def _common(route: Route, times: RouteTimes, attempts: int) -> route_v3.RouteAction:
     timeout = times.timeout if route.timeout is None else route.timeout
     common = route_v3.RouteAction(
         timeout=duration(timeout),
         # A request that may take long is silent meanwhile: its idle limit must not come first.
         idle_timeout=duration(max(times.idle, timeout)),
-        retry_policy=_retry_policy(route.retries, to_models=route.naming is not None),
+        retry_policy=_retry_policy(route.retries, attempts, to_models=route.naming is not None),
     )
     if any(each.host == UNRESOLVED for each in route.destinations):
         common.cluster_not_found_response_code = (
@@ -167,7 +177,7 @@ def _wanted(destinations: Sequence[Destination]) -> dict[Target, int]:
     return dict(sorted(weights.items()))
 
 
-def _retry_policy(retries: Retries | None, *, to_models: bool) -> route_v3.RetryPolicy | None:
+def _retry_policy(retries: Retries | None, attempts: int, *, to_models: bool) -> route_v3.RetryPolicy | None:
     """Retry on another endpoint of the same subset; None for no retries at all."""
     if retries is not None and retries.attempts == 0:
         return None
@@ -188,7 +198,7 @@ def _retry_policy(retries: Retries | None, *, to_models: bool) -> route_v3.Retry
                 typed_config=packed(previous_hosts.PreviousHostsPredicate()),
             )
         ],
-        host_selection_retry_max_attempts=HOST_SELECTION_ATTEMPTS,
+        host_selection_retry_max_attempts=attempts,
         retry_back_off=route_v3.RetryPolicyRetryBackOff(
             base_interval=duration(RETRY_PAUSE), max_interval=duration(LONGEST_RETRY_PAUSE)
         ),

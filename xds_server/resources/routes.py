@@ -13,7 +13,14 @@ import envoy_data_plane.envoy.config.route.v3 as route_v3
 
 from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources import names
-from xds_server.resources.actions import RouteTimes, actions, added_header, header_mapping
+from xds_server.resources.actions import (
+    ATTEMPTS_BY_ZONE,
+    HOST_SELECTION_ATTEMPTS,
+    RouteTimes,
+    actions,
+    added_header,
+    header_mapping,
+)
 from xds_server.resources.filters import HEADER_TO_METADATA, LUA
 from xds_server.resources.matches import route_match
 from xds_server.resources.naming import variants
@@ -26,9 +33,12 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
     from xds_server.resources.shards import Layout, Target
 
-RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...]]
-"""What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
-each of its destinations is laid out, by which subset key, and on which header it is hashed."""
+RouteKey = tuple[
+    str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...], int
+]
+"""What a route's bytes depend on: its virtual service's name, its place there, itself, the match, how each of
+its destinations is laid out, by which subset key, and on which header it is hashed, and how often a retry
+draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +74,25 @@ def claimed(claims: Iterable[Claim], port: int) -> dict[str, tuple[VirtualServic
 class RouteEncoder:
     """Encodes route configurations; `known` holds what an earlier encoder has encoded already.
 
+    `zoned`: the hosts of which an Envoy takes the endpoints of its own zone first.
+
     The tests hold the joined bytes equal to the library's own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - all but the first have defaults
         self,
         times: RouteTimes,
         sharding: Sharding | None = None,
         known: Mapping[RouteKey, bytes] | None = None,
         keys: Mapping[str, str] | None = None,
         hashed: Mapping[str, str] | None = None,
+        zoned: frozenset[str] = frozenset(),
     ) -> None:
         self._times = times
         self._sharding = sharding or Sharding()
         self._keys = keys or {}
         self._hashed = hashed or {}
+        self._zoned = zoned
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
@@ -87,12 +101,13 @@ class RouteEncoder:
         sharding: Sharding | None = None,
         keys: Mapping[str, str] | None = None,
         hashed: Mapping[str, str] | None = None,
+        zoned: frozenset[str] = frozenset(),
     ) -> RouteEncoder:
         """Begin anew for changed documents or layouts.
 
         Unchanged routes are not encoded again, others are forgotten.
         """
-        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, keys, hashed)
+        return RouteEncoder(self._times, sharding or self._sharding, self._encoded, keys, hashed, zoned)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -117,7 +132,7 @@ class RouteEncoder:
 
     def _route(self, owner: VirtualService, route: Route, match: RouteMatch | None, index: int) -> bytes:
         """Encode the routes that one becomes, as fields of their virtual host."""
-        key = (owner.name, index, route, match, self._laid_out(route))
+        key = (owner.name, index, route, match, self._laid_out(route), self._attempts(route))
         encoded = self._encoded.get(key) or self._known.get(key)
         if encoded is None:
             messages = self._messages(names.route(owner.name, route.name, index), route, match)
@@ -131,10 +146,13 @@ class RouteEncoder:
         others = [each for each in route.header_to_key if each.key not in found]
         # Where the model picks the cluster, Envoy looks for the route again once the model is known.
         reroute = any(self._sharding.layout(each.host) != SINGLE for each in route.destinations)
+        attempts = self._attempts(route)
         for variant in variants(route.naming, reroute=reroute):
             mapping = header_mapping(others, variant.marks)
             mapped = {} if mapping is None else {HEADER_TO_METADATA: mapping}
-            for taken in actions(route, self._times, self._sharding, self._keys, self._hashed):
+            for taken in actions(
+                route, self._times, self._sharding, self._keys, self._hashed, attempts=attempts
+            ):
                 asked = route_match(match, taken.share)
                 asked.headers = [*asked.headers, *variant.headers, *taken.headers]
                 yield route_v3.Route(
@@ -146,6 +164,11 @@ class RouteEncoder:
                     request_headers_to_remove=[MODEL_HEADER] if LUA in variant.filters else [],
                     request_body_buffer_limit=variant.max_body,
                 )
+
+    def _attempts(self, route: Route) -> int:
+        """Decide how often a retry draws another endpoint."""
+        zoned = any(each.host in self._zoned for each in route.destinations)
+        return ATTEMPTS_BY_ZONE if zoned else HOST_SELECTION_ATTEMPTS
 
     def _laid_out(self, route: Route) -> tuple[tuple[Layout, str | None, str | None], ...]:
         layouts = {each.host: self._sharding.layout(each.host) for each in route.destinations}
