@@ -43,27 +43,31 @@ async def world(zone: str, pools: Iterable[str], zones: tuple[str, ...] = ZONES)
     async with ScaleWorld(len(zones), zones=zones, zone=zone) as made:
         for name in pools:
             layout = LAYOUTS.get(name, LAYOUTS["single"])
-            made.add(name, layout, Fallback.NO_FALLBACK, own_zone_first=True, **RULES.get(name, {}))
+            more = RULES.get(name, {})
+            any_without = Fallback.ANY_ENDPOINT
+            made.add(name, layout, Fallback.NO_FALLBACK, no_model=any_without, own_zone_first=True, **more)
         made.configure()
         for number, replica in enumerate(made.replicas):
             replica.models = {model for model, holders in HOLDERS.items() if replica.name in holders}
             for name in made.port:
                 made.report(name, number, replica.models)
+            replica.models.add("")  # a request without a model is answered too
         await made.start()
         yield made
 
 
-async def at_home(made: ScaleWorld, pool: str, model: str) -> None:
+async def at_home(made: ScaleWorld, pool: str, model: str | None) -> None:
     """Its holders of Envoy's zone answer, each of them, and hardly anybody else."""
     answers = await made.spread(pool, model, PICKS)
+    holders = HERE | THERE if model is None else HOLDERS[model]
     assert elsewhere(answers) < STRAYS, (pool, model, answers)
-    assert HOLDERS[model] & HERE <= answers.keys() <= HOLDERS[model], (pool, model, answers)
+    assert holders & HERE <= answers.keys() <= holders, (pool, model, answers)
 
 
 async def test_holders_of_the_own_zone_come_first() -> None:
     async with world("here", [*LAYOUTS, *RULES]) as made:
         for pool in made.port:
-            for model in ("both", "few"):
+            for model in ("both", "few", None):
                 await at_home(made, pool, model)
             assert (await made.spread(pool, "other", 60)).keys() == THERE
 
@@ -72,10 +76,10 @@ async def test_holders_of_the_own_zone_come_first() -> None:
 async def test_the_zone_follows_a_models_holders(pool: str) -> None:
     async with world("here", [pool]) as made:
         await at_home(made, pool, "few")
-        made.report(pool, 0, made.replicas[0].models - {"few"})
+        made.report(pool, 0, made.replicas[0].models - {"few", ""})
         await made.published(pool, "few")
         assert (await made.spread(pool, "few", 60)).keys() == THERE
-        made.report(pool, 0, made.replicas[0].models)
+        made.report(pool, 0, made.replicas[0].models - {""})
         await made.published(pool, "few")
         await at_home(made, pool, "few")
 
