@@ -126,6 +126,14 @@ def _add_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="for pools of layout perModel: clusters made on demand, few stats of each",
     )
+    sub.add_argument(
+        "--zone",
+        default="",
+        metavar="NAME",
+        help="where it runs, as its endpoints have it: for rules with localityLbSetting (none)",
+    )
+    sub.add_argument("--region", default="", metavar="NAME", help="of --zone, if its endpoints have one")
+    sub.add_argument("--sub-zone", default="", metavar="NAME", help="of --zone, if its endpoints have one")
     add_bootstrap_tls_options(sub)
 
 
@@ -282,6 +290,9 @@ def _bootstrap(options: argparse.Namespace) -> int:
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
         tls_server_name=options.tls_server_name,
+        region=options.region,
+        zone=options.zone,
+        sub_zone=options.sub_zone,
     )
 
 

@@ -13,6 +13,7 @@ from xds_server.config.initial import write_initial
 from xds_server.config.loader import load_directory
 from xds_server.mesh.events import ConfigurationReplaced
 from xds_server.mesh.mesh import Mesh
+from xds_server.mesh.model import Locality
 from xds_server.resources import bootstrap as bootstraps
 from xds_server.resources import render as rendering
 from xds_server.resources.builder import Builder, BuildOptions
@@ -125,8 +126,11 @@ def bootstrap(
     tls_key: str | None = None,
     tls_server_name: str | None = None,
     per_model: bool = False,
+    region: str = "",
+    zone: str = "",
+    sub_zone: str = "",
 ) -> int:
-    """Print an Envoy bootstrap; returns the exit code."""
+    """Print an Envoy bootstrap; returns the exit code. An empty zone is none."""
     given = {"--tls-ca": tls_ca, "--tls-cert": tls_cert, "--tls-key": tls_key}
     given["--tls-server-name"] = tls_server_name
     try:
@@ -141,11 +145,19 @@ def bootstrap(
             delta=delta,
             tls=_tls(tls_ca, tls_cert, tls_key, tls_server_name) if tls else None,
             per_model=per_model,
+            locality=_locality(region, zone, sub_zone),
         )
     except ValueError as error:
         return _fail(str(error), code=2)
     _say(text.rstrip("\n"))
     return 0
+
+
+def _locality(region: str, zone: str, sub_zone: str) -> Locality | None:
+    for option, value in (("--region", region), ("--sub-zone", sub_zone)):
+        if value and not zone:
+            raise UsageError(f"{option} {value!r} needs --zone")
+    return Locality(region, zone, sub_zone) if zone else None
 
 
 def _tls(ca: str | None, cert: str | None, key: str | None, name: str | None) -> bootstraps.Tls:

@@ -23,7 +23,7 @@ from xds_server.mesh.events import (
     WithdrawalStarted,
 )
 from xds_server.mesh.mesh import Mesh
-from xds_server.mesh.model import Endpoint, EndpointId, Service, ServicePort
+from xds_server.mesh.model import Endpoint, EndpointId, Locality, Service, ServicePort
 from xds_server.mesh.policies import Policy, Selector
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, Pool
 from xds_server.mesh.routing import (
@@ -43,7 +43,7 @@ from xds_server.transport.server import XdsServer
 from xds_server.xds.hub import Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from xds_server.mesh.layout import PoolLayout
     from xds_server.mesh.policies import Fallback
@@ -54,7 +54,7 @@ SOURCE = "test"
 
 
 class Replica:
-    """One upstream: `models` are those that it answers for.
+    """One upstream: `models` are those that it answers for, after `delay` seconds; others get `without`.
 
     Written on bare connections, as the client is: 500 requests a second must leave the machine to Envoy.
     """
@@ -64,6 +64,8 @@ class Replica:
         self.models: set[str] = set()
         self.port = 0
         self.answer_any = False
+        self.without = b"418 Not Here"
+        self.delay = 0.0
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -80,7 +82,9 @@ class Replica:
                 model = rest.partition(b"\r\n")[0].decode() if found else ""
                 ok = self.answer_any or model in self.models
                 body = self.name.encode()
-                status = b"200 OK" if ok else b"418 Not Here"
+                status = b"200 OK" if ok else self.without
+                if ok and self.delay:
+                    await asyncio.sleep(self.delay)
                 writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
         writer.close()
 
@@ -122,9 +126,18 @@ class ScaleWorld:
         replicas: how many upstreams.
         linger: seconds that former clusters stay.
         per_model: Envoy has the bootstrap that is meant for a cluster for each model.
+        zones: of the replicas, in order; `zone`: Envoy's own, empty for none.
     """
 
-    def __init__(self, replicas: int = 3, *, linger: float = 1.0, per_model: bool = False) -> None:
+    def __init__(
+        self,
+        replicas: int = 3,
+        *,
+        linger: float = 1.0,
+        per_model: bool = False,
+        zones: Sequence[str] = (),
+        zone: str = "",
+    ) -> None:
         self.replicas = [Replica(f"r{number}") for number in range(replicas)]
         self.mesh = Mesh(on_change=self._changed)
         self.hub = Hub(time.monotonic)
@@ -133,6 +146,8 @@ class ScaleWorld:
         self.server = XdsServer(self.hub, "127.0.0.1:0")
         self.port: dict[str, int] = {}
         self._per_model = per_model
+        self._zones = zones or ("",) * replicas
+        self._locality = Locality(zone=zone) if zone else None
         self._pools: dict[str, tuple[Pool, Policy]] = {}
         self._placed: dict[str, tuple[int, ...]] = {}
         self._withdrawn = 0
@@ -159,6 +174,7 @@ class ScaleWorld:
             xds=f"127.0.0.1:{self._xds}",
             admin=f"127.0.0.1:{free_ports(1)[0]}",
             per_model=self._per_model,
+            locality=self._locality,
         )
         self.envoy = await asyncio.to_thread(Envoy, text)
         self._stack.push_async_callback(asyncio.to_thread, self.envoy.stop)
@@ -205,7 +221,12 @@ class ScaleWorld:
             Service(name, "ns", (ServicePort(self.port[name], "http"),)) for name in sorted(self._pools)
         )
         endpoints = tuple(
-            Endpoint(self.id(name, number), {"http": self.replicas[number].port}, {"n": str(number)})
+            Endpoint(
+                self.id(name, number),
+                {"http": self.replicas[number].port},
+                {"n": str(number)},
+                Locality(zone=self._zones[number]),
+            )
             for name in sorted(self._pools)
             for number in self._placed[name]
         )

@@ -17,7 +17,17 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from tests.integration.stack import HOST, KEY, Stack, gateway, pool, service_entry, until, virtual_service
+from tests.integration.stack import (
+    HOST,
+    KEY,
+    Stack,
+    destination_rule,
+    gateway,
+    pool,
+    service_entry,
+    until,
+    virtual_service,
+)
 from xds_server.explain.request import normalised
 
 if TYPE_CHECKING:
@@ -160,10 +170,11 @@ def expected(told: dict[str, Any], path: str) -> set[tuple[str, str]]:
     return found
 
 
-async def running(stack: Stack, replicas: list[Replica], **more: Any) -> None:
+async def running(stack: Stack, replicas: list[Replica], *, locality: str = "", **more: Any) -> None:
     document = pool(models={"openInference": ASKED, **NAMES})
     document["spec"] |= more
-    endpoints = [{"address": "127.0.0.1", "ports": {"http": each.port}} for each in replicas]
+    place = {"locality": locality} if locality else {}
+    endpoints = [{"address": "127.0.0.1", "ports": {"http": each.port}} | place for each in replicas]
     stack.write("services.yaml", service_entry(endpoints), document)
     stack.write("routing.yaml", gateway(stack.port), virtual_service(headers={"model": KEY}))
     await stack.start()
@@ -256,3 +267,27 @@ async def test_the_command_says_it_in_words(stack: Stack, replicas: list[Replica
     assert "no listener on port 7; there is: gateway|" in await run("--model", "m", "--port", "7")
     assert (await run("--header", "nonsense")).startswith("2 ")
     assert (await run("--model", "m", "--authority", "elsewhere")).startswith("0 ")
+
+
+@pytest.mark.parametrize("delta", [True], ids=["delta"])
+async def test_zones_are_told_where_they_count(stack: Stack, replicas: list[Replica]) -> None:
+    setting = {"localityLbSetting": {"enabled": True}}
+    stack.write("rule.yaml", destination_rule([], loadBalancer=setting))
+    await running(stack, replicas, locality="eu/a")
+
+    async def said() -> str:
+        command = [sys.executable, "-m", "xds_server", "explain", "--admin", stack.admin, "--model", "b c"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True, text=True)
+        return str(done.stdout)
+
+    first = "zones     an Envoy that knows its zone sends to the holders there first\n"
+    holder = f"  -> 127.0.0.1:{replicas[1].port} in zone a OK, weight 1"
+    assert f"{first}{holder}" in await said()
+    setting["localityLbSetting"]["enabled"] = False
+    stack.write("rule.yaml", destination_rule([], loadBalancer=setting))
+
+    async def off() -> bool:
+        text = await said()
+        return holder in text and first not in text
+
+    await until(off, "zones not to count")

@@ -108,8 +108,20 @@ PRIME = "expected a prime number up to 65537"
             "found ringHash and maglev; expected one of minimumRingSize, ringHash and maglev",
         ),
         (
-            "{localityLbSetting: {enabled: true}}",
-            "supported here; expected consistentHash, dynamicSubset, simple, warmup or warmupDurationSecs",
+            "{localityLbSetting: {failover: []}}",
+            "Setting.failover: found a field of Istio's that is not supported here; expected enabled",
+        ),
+        (
+            "{localityLbSetting: {failoverPriority: []}}",
+            "failoverPriority: found a field of Istio's that is not supported here; expected enabled",
+        ),
+        (
+            "{localityLbSetting: {enabled: sometimes}}",
+            'localityLbSetting.enabled: found "sometimes"; expected true or false',
+        ),
+        (
+            "{consistentHash: {httpHeaderName: s}, localityLbSetting: {}}",
+            "RANDOM or ROUND_ROBIN only, since Envoy's hash tables know no zones",
         ),
         (
             "{consistentHash: {httpHeaderName: s, httpCookie: {}}}",
@@ -120,6 +132,24 @@ PRIME = "expected a prime number up to 65537"
 def test_what_is_no_way_to_pick(tmp_path, balancer, error):
     (line,) = errors(tmp_path, SERVICE, rule(balancer))
     assert line.endswith(error)
+
+
+@pytest.mark.parametrize(
+    ("balancer", "first"),
+    [
+        ("{localityLbSetting: {enabled: true}}", True),
+        ("{localityLbSetting: {}}", True),
+        ("{localityLbSetting: {enabled: false}}", False),
+        ("{localityLbSetting: {enabled: false}, consistentHash: {httpHeaderName: s}}", False),
+        ("{localityLbSetting: {enabled: true}, simple: RANDOM}", True),
+        ("{localityLbSetting: {enabled: true}, warmup: {duration: 1s}}", True),
+        ("{simple: RANDOM}", False),
+    ],
+)
+def test_the_own_zone_comes_first_where_a_rule_says_so(tmp_path, balancer, first):
+    (policy,) = load(tmp_path, SERVICE, rule(balancer)).policies
+    assert policy.own_zone_first is first
+    assert ("own zone first" in policy.pick) is first
 
 
 FEW = {f"m{number}" for number in range(50)}

@@ -29,7 +29,11 @@ EVERYTHING = """\
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [overlays/all-namespaces]
-components: [components/gateway-api, components/cert-manager, components/modelmesh-etcd]
+components:
+  - components/gateway-api
+  - components/cert-manager
+  - components/modelmesh-etcd
+  - components/own-zone
 """
 
 WATCHED = {("", "services"), ("", "pods"), ("discovery.k8s.io", "endpointslices")} | {
@@ -231,6 +235,22 @@ def test_the_bootstrap_is_what_the_command_prints(capsys):
     line = re.search(r"bootstrap ([^>]*?) > deploy/base/envoy.yaml", (ROOT / "Makefile").read_text())
     assert cli.main(["bootstrap", *line[1].replace("\\\n", " ").split()]) == 0
     assert capsys.readouterr().out == (DEPLOY / "base" / "envoy.yaml").read_text(), "run `make crd`"
+
+
+def test_what_the_gateway_is_told_of_its_zone_is_what_the_command_prints(tmp_path, capsys):
+    gateway = pod_of(one(everything(tmp_path), "Deployment", "envoy-gateway"))["spec"]["containers"][0]
+    assert [each["name"] for each in gateway["env"]] == ["POD_NAME", "ZONE"]
+    field = gateway["env"][1]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert field == "metadata.labels['topology.kubernetes.io/zone']"
+    option, text = gateway["args"][-2:]
+    assert option == "--config-yaml"
+    told = yaml.safe_load(text)
+    cli.main(["bootstrap", "--zone", "$(ZONE)"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert told["node"]["locality"] == printed["node"]["locality"]
+    assert told["cluster_manager"] == printed["cluster_manager"]
+    # Envoy appends these to the clusters of its bootstrap.
+    assert told["static_resources"]["clusters"] == printed["static_resources"]["clusters"][1:]
 
 
 def test_the_network_lets_envoys_in_and_nobody_to_the_probes_by_default():

@@ -102,6 +102,33 @@ def test_bootstrap_refuses_an_address_without_a_port(capsys: Captured) -> None:
     assert "10.0.0.5" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "locality"),
+    [
+        (["--zone", "a"], {"zone": "a"}),
+        (
+            ["--region", "eu", "--zone", "a", "--sub-zone", "1"],
+            {"region": "eu", "zone": "a", "sub_zone": "1"},
+        ),
+        (["--zone", ""], None),
+        ([], None),
+    ],
+)
+def test_bootstrap_has_the_zone_that_it_is_given(
+    capsys: Captured, options: list[str], locality: dict[str, str] | None
+) -> None:
+    assert main(["bootstrap", *options]) == 0
+    document = yaml.safe_load(capsys.readouterr().out)
+    assert document["node"].get("locality") == locality
+    assert ("cluster_manager" in document) is (locality is not None)
+
+
+@pytest.mark.parametrize("option", ["--region", "--sub-zone"])
+def test_bootstrap_refuses_a_place_without_a_zone(capsys: Captured, option: str) -> None:
+    assert main(["bootstrap", option, "eu"]) == 2
+    assert capsys.readouterr().err == f"{option} 'eu' needs --zone\n"
+
+
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "x"])
 def test_waits_are_seconds(capsys: Captured, seconds: str) -> None:
     with pytest.raises(SystemExit) as ended:

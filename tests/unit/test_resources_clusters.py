@@ -115,9 +115,25 @@ def test_rules_that_differ_in_their_pick_alone_do_not_share_their_clusters_bytes
     warmups = (None, Warmup(1.0), Warmup(2.0), Warmup(2.0, 5), Warmup(2.0, 5, 2.0))
     hashes = [ConsistentHash("s", table, size) for table in HashTable for size in (None, 1021)]
     rules = [policy(warmup=each) for each in warmups] + [policy(consistent_hash=each) for each in hashes]
+    rules.append(policy(own_zone_first=True))
     bodies = {encoder.encode(Shard(HOST, 8033), port, rule, pool()) for rule in rules}
     assert len(bodies) == len(rules)
     assert bodies == {ClusterEncoder().encode(Shard(HOST, 8033), port, rule, pool()) for rule in rules}
+
+
+@pytest.mark.parametrize("balancer", Balancer)
+def test_the_own_zone_is_forced_however_few_endpoints_are_there(balancer: Balancer) -> None:
+    alone = balancing(made(Policy("ns/dr", HOST, balancer, own_zone_first=True)))
+    assert alone["locality_lb_config"] == {
+        "zone_aware_lb_config": {
+            "routing_enabled": {"value": 95.0},
+            "min_cluster_size": 1,
+            "force_local_zone": {"min_size": 1},
+        }
+    }
+    below = balancing(made(policy(balancer=balancer, own_zone_first=True), pool()))["subset_lb_policy"]
+    assert balancing({"load_balancing_policy": below}) == alone
+    assert "locality_lb_config" not in balancing(made(Policy("ns/dr", HOST, balancer)))
 
 
 @pytest.mark.parametrize(

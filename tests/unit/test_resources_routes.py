@@ -187,6 +187,13 @@ def test_a_route_hashes_requests_on_the_header_of_its_destinations_rule() -> Non
     assert "hash_policy" not in only_route(route())["route"]
 
 
+def test_a_retry_draws_longer_where_the_own_zone_comes_first() -> None:
+    zoned = (picture(policy=policy(own_zone_first=True), pool=pool()), picture(of=service("other")))
+    for destination, attempts in ((Destination(HOST, 8033), "1000"), (Destination("other", 8033), "200")):
+        (only, *_) = the_routes(built(virtual_service(route(destination)), of=zoned))["*"]
+        assert only["route"]["retry_policy"]["host_selection_retry_max_attempts"] == attempts
+
+
 def test_destinations_hashed_on_different_headers_are_told_apart_before_the_hash() -> None:
     hashed = policy(consistent_hash=ConsistentHash("x-session"))
     pictures = (picture(policy=hashed, pool=pool()), picture(of=service("other")))
@@ -199,7 +206,7 @@ def test_destinations_hashed_on_different_headers_are_told_apart_before_the_hash
     assert "hash_policy" not in second["route"]
 
 
-def test_a_changed_hash_header_is_another_route() -> None:
+def test_a_changed_hash_header_or_zone_is_another_route() -> None:
     domains = claimed((Claim(("a",), virtual_service(route())),), 8008)
     encoder = RouteEncoder(RouteTimes())
     bodies = []
@@ -210,7 +217,8 @@ def test_a_changed_hash_header_is_another_route() -> None:
             bodies[-1] == RouteEncoder(RouteTimes(), hashed=hashed).encode("gateway|8008", 8008, domains).body
         )
         assert bodies[-1] == bytes(RouteConfiguration.parse(bodies[-1]))
-    assert len(set(bodies)) == 3
+    bodies.append(encoder.successor(zoned=frozenset({HOST})).encode("gateway|8008", 8008, domains).body)
+    assert len(set(bodies)) == 4
 
 
 def test_the_spliced_bytes_are_the_librarys_own_and_remembered_routes_do_not_show() -> None:

@@ -23,6 +23,7 @@ from tests.resources_pictures import (
     services,
     virtual_service,
 )
+from xds_server.mesh.model import Locality
 from xds_server.resources.bootstrap import Tls, bootstrap
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.resources.render import render
@@ -86,6 +87,19 @@ def test_labels_are_where_the_server_reads_them() -> None:
     document = yaml.safe_load(bootstrap(labels={"b": "2", "a": "1"}))
     assert document["node"]["metadata"] == {"labels": {"a": "1", "b": "2"}}
     assert "metadata" not in yaml.safe_load(bootstrap())["node"]
+
+
+@pytest.mark.parametrize("per_model", [False, True])
+def test_a_zone_brings_the_cluster_that_makes_it_known(per_model: bool) -> None:
+    document = yaml.safe_load(bootstrap(per_model=per_model, locality=Locality("eu", "a")))
+    assert document["node"]["locality"] == {"region": "eu", "zone": "a"}
+    more = {"enable_deferred_cluster_creation": True} if per_model else {}
+    assert document["cluster_manager"] == {"local_cluster_name": "local"} | more
+    _, local = document["static_resources"]["clusters"]
+    (place,) = local["load_assignment"]["endpoints"]
+    assert (local["name"], local["type"]) == ("local", "STATIC")
+    assert place["locality"] == document["node"]["locality"]
+    assert len(place["lb_endpoints"]) == 1
 
 
 @pytest.mark.parametrize(("delta", "expected"), [(True, "DELTA_GRPC"), (False, "GRPC")])

@@ -190,10 +190,14 @@ def _target(target: Mapping[str, Any], model: str | None) -> Iterator[str]:
         yield f"miss      {target['miss']}: {target['why']}; policy {target['policy']}{answer}"
     elif target["outcome"] != "ROUTED":
         yield f"outcome   {target['outcome']}: {target.get('why', '')}".rstrip(": ")
-    for holder in target.get("holders", ()):
+    holders = target.get("holders", ())
+    if holders and target["own_zone_first"]:
+        yield "zones     an Envoy that knows its zone sends to the holders there first"
+    for holder in holders:
         age = "" if holder["age"] is None else f", told {holder['age']:.1f} s ago"
         pod = f" ({holder['pod']})" if holder["pod"] else ""
+        zone = f" in zone {holder['zone']}" if holder["zone"] else ""
         why = f": {holder['why']}" if holder["why"] else ""
-        yield f"  -> {holder['endpoint']}{pod} {holder['state']}, weight {holder['weight']}{age}{why}"
+        yield f"  -> {holder['endpoint']}{pod}{zone} {holder['state']}, weight {holder['weight']}{age}{why}"
     for other in target.get("others", ()):
         yield f"  not {other['endpoint']}: {other['why']}"

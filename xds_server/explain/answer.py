@@ -154,6 +154,7 @@ def _targets(known: Known, found: Named, request: Request, way: _Way) -> Iterato
         yield told | {"outcome": "NO_SUCH_SERVICE"}
         return
     told["pool"] = picture.pool.name if picture.pool is not None else None
+    told["own_zone_first"] = picture.policy is not None and picture.policy.own_zone_first
     statuses = known.mesh.status(host)
     if found.model is None:
         yield told | _unnamed(picture, statuses, found, known.now)
@@ -257,6 +258,7 @@ def _holder(status: EndpointStatus, target: Target | None, now: float) -> dict[s
     return {
         "endpoint": str(endpoint.id),
         "pod": endpoint.pod,
+        "zone": endpoint.locality.zone,
         "state": status.health.value,
         "weight": endpoint.weight,
         "age": None if status.reported_at is None else round(max(0.0, now - status.reported_at), 3),

@@ -119,6 +119,7 @@ class Policy:
     """A DestinationRule: how a service's endpoints are grouped and picked.
 
     `implied_by` names the ModelPool on whose account it has a selector that nobody wrote, else None.
+    `own_zone_first`: an Envoy that knows its zone picks among those endpoints of a subset that are in it.
     """
 
     name: str
@@ -131,9 +132,12 @@ class Policy:
     implied_by: str | None = None
     warmup: Warmup | None = None
     consistent_hash: ConsistentHash | None = None
+    own_zone_first: bool = False
 
     @property
     def pick(self) -> str:
-        """How one of several holders is picked, in a word or two."""
+        """How one of several holders is picked, in a few words."""
         hashed = self.consistent_hash
-        return self.balancer if hashed is None else f"{hashed.table} on {hashed.header}"
+        if hashed is not None:
+            return f"{hashed.table} on {hashed.header}"
+        return f"{self.balancer}, own zone first" if self.own_zone_first else self.balancer

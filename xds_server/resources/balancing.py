@@ -56,6 +56,13 @@ every fourth time; a full scan never does, but then a replica that fails fast ha
 taken for every retry as well, while its neighbour is busy (measured: 18 % of the requests lost, 404).
 """
 
+OWN_ZONE = 95
+"""Of 100 draws those that see the endpoints of Envoy's own zone alone, where it prefers them.
+
+The others see all endpoints of the subset. Without them a retry could never leave the zone: where its only
+holder has just lost the model, requests would fail until Envoys have been told.
+"""
+
 _AGGRESSION = "load_balancing.warmup.aggression"
 """Envoy wants a runtime key for it; nobody sets that."""
 
@@ -66,9 +73,10 @@ _ANY = subset.SubsetLbSubsetSelector(keys=[ANY_KEY], fallback_policy=_PerSelecto
 def balancing(policy: Policy | None, pool: Pool | None) -> cluster.LoadBalancingPolicy:
     """Choose the policy of a service: subsets where it has selectors, else its plain balancer."""
     if policy is None:
-        return _only(_child(Balancer.LEAST_REQUEST, None))
+        return _only(_child(Balancer.LEAST_REQUEST, None, None))
     hashed = policy.consistent_hash
-    child = _child(policy.balancer, policy.warmup) if hashed is None else _table(hashed)
+    zones = _own_zone_first() if policy.own_zone_first else None
+    child = _child(policy.balancer, policy.warmup, zones) if hashed is None else _table(hashed)
     if not policy.selectors:
         return _only(child)
     message = subset.Subset(
@@ -121,16 +129,36 @@ def _sorted(selectors: tuple[Selector, ...]) -> list[Selector]:
     return [by_keys[keys] for keys in sorted(by_keys)]
 
 
-def _child(balancer: Balancer, warmup: Warmup | None) -> core.TypedExtensionConfig:
+def _child(
+    balancer: Balancer, warmup: Warmup | None, zones: common.LocalityLbConfig | None
+) -> core.TypedExtensionConfig:
     slow = None if warmup is None else _slow_start(warmup)
     match balancer:
         case Balancer.ROUND_ROBIN:
-            return extension(_POLICIES + "round_robin", round_robin.RoundRobin(slow_start_config=slow))
+            in_turn = round_robin.RoundRobin(slow_start_config=slow, locality_lb_config=zones)
+            return extension(_POLICIES + "round_robin", in_turn)
         case Balancer.RANDOM:
-            return extension(_POLICIES + "random", random_policy.Random())
+            return extension(_POLICIES + "random", random_policy.Random(locality_lb_config=zones))
         case Balancer.LEAST_REQUEST:
-            message = least_request.LeastRequest(choice_count=CHOICES, slow_start_config=slow)
-            return extension(_POLICIES + "least_request", message)
+            least = least_request.LeastRequest(
+                choice_count=CHOICES, slow_start_config=slow, locality_lb_config=zones
+            )
+            return extension(_POLICIES + "least_request", least)
+
+
+def _own_zone_first() -> common.LocalityLbConfig:
+    """Prefer Envoy's own zone, however few endpoints a subset has there.
+
+    An Envoy whose bootstrap has no zone heeds none of it.
+    Forced, since Envoy would otherwise send to each zone what its share of the Envoys makes up for.
+    """
+    return common.LocalityLbConfig(
+        zone_aware_lb_config=common.LocalityLbConfigZoneAwareLbConfig(
+            routing_enabled=Percent(value=float(OWN_ZONE)),
+            min_cluster_size=1,
+            force_local_zone=common.LocalityLbConfigZoneAwareLbConfigForceLocalZone(min_size=1),
+        )
+    )
 
 
 def _table(hashed: ConsistentHash) -> core.TypedExtensionConfig:

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from xds_server.mesh.model import Locality
+
 XDS_CLUSTER = "xds"
+
+LOCAL_CLUSTER = "local"
+"""Where Envoy looks for the Envoys of its own zone; it finds itself."""
 
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -31,6 +36,10 @@ _HEADER = """\
 # A second Envoy on one machine needs a node id and an admin port of its own.
 # Its admin page: http://{admin}
 """
+
+
+_DISCARD = 9
+"""The port of the discard protocol: an endpoint has to have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
     tls: Tls | None = None,
     *,
     per_model: bool = False,
+    locality: Locality | None = None,
 ) -> str:
     """Write a bootstrap as YAML, with a comment that says how to start Envoy with it.
 
@@ -69,6 +79,8 @@ def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
         delta: incremental xDS; False for state of the world.
         tls: how to connect with TLS; None: plain text.
         per_model: for pools with a cluster for each model, of which there may be thousands.
+        locality: where it runs, as its endpoints' is written; pools may prefer those that are there. None:
+            nowhere, and nothing is preferred.
 
     Raises:
         ValueError: an address is not of the form HOST:PORT, a name is empty, or one of Envoy's certificate
@@ -81,24 +93,39 @@ def bootstrap(  # noqa: PLR0917 - all have defaults, and callers name them
         raise ValueError(
             f"admin address {admin!r}: Envoy listens on IP addresses only, such as 127.0.0.1:9901"
         )
+    place = {} if locality is None else _place(locality)
     document: dict[str, Any] = {
-        "node": _node(node_id, cluster, labels or {}),
+        "node": _node(node_id, cluster, labels or {}) | ({"locality": place} if place else {}),
         "admin": {"address": _address(admin_host, admin_port)},
         "dynamic_resources": _dynamic(delta=delta),
-        "static_resources": {"clusters": [_xds_cluster(*_split(xds, "xDS"), tls)]},
+        "static_resources": {
+            "clusters": [
+                _xds_cluster(*_split(xds, "xDS"), tls),
+                *([_local_cluster(place)] if place else []),
+            ]
+        },
         "overload_manager": overload_manager(),
-        **(_for_many_clusters() if per_model else {}),
+        **_cluster_manager(per_model=per_model, local=bool(place)),
+        **(_few_stats() if per_model else {}),
     }
     header = _HEADER.format(xds=xds, admin=admin)
     return header + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
-def _for_many_clusters() -> dict[str, Any]:
-    """Make a cluster only when a request asks for it, and keep few stats of those of single models.
+def _cluster_manager(*, per_model: bool, local: bool) -> dict[str, Any]:
+    """Make a cluster only when a request asks for it, where there are many; name the one of the own zone.
 
-    Without it an idle model costs Envoy about 70 kB, with it 40, and the stats of thousands of clusters
-    cost CPU all the time.
+    Made on demand, an idle model costs Envoy about 40 kB, else 70.
     """
+    asked: dict[str, Any] = {
+        **({"local_cluster_name": LOCAL_CLUSTER} if local else {}),
+        **({"enable_deferred_cluster_creation": True} if per_model else {}),
+    }
+    return {"cluster_manager": asked} if asked else {}
+
+
+def _few_stats() -> dict[str, Any]:
+    """Keep few stats of the clusters of single models: those of thousands cost CPU all the time."""
     counted = "upstream_rq_(total|active|2xx|4xx|5xx|time|pending_overflow)"
     gauged = "upstream_cx_active|membership_(total|healthy)"
     patterns: list[dict[str, Any]] = [
@@ -106,7 +133,6 @@ def _for_many_clusters() -> dict[str, Any]:
         {"safe_regex": {"regex": rf"^cluster\..*~.*\.({counted}|{gauged})$"}},
     ]
     return {
-        "cluster_manager": {"enable_deferred_cluster_creation": True},
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": patterns}}},
     }
@@ -145,6 +171,28 @@ def _dynamic(*, delta: bool) -> dict[str, Any]:
         },
         "cds_config": {"ads": {}, "resource_api_version": "V3"},
         "lds_config": {"ads": {}, "resource_api_version": "V3"},
+    }
+
+
+def _place(locality: Locality) -> dict[str, str]:
+    parts = {"region": locality.region, "zone": locality.zone, "sub_zone": locality.sub_zone}
+    return {name: value for name, value in parts.items() if value}
+
+
+def _local_cluster(place: Mapping[str, str]) -> dict[str, Any]:
+    """Tell Envoy of one Envoy in its own zone, without which it takes no zone for its own.
+
+    It is there to be counted: no route leads to it. Nobody needs to know how many there are in which zone,
+    since the clusters of pools force the own zone (balancing.py).
+    """
+    address = _address("127.0.0.1", _DISCARD)
+    return {
+        "name": LOCAL_CLUSTER,
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": LOCAL_CLUSTER,
+            "endpoints": [{"locality": dict(place), "lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
     }
 
 

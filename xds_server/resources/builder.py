@@ -230,7 +230,10 @@ class Builder:
             for host, policy in routing.policies.items()
             if policy.consistent_hash is not None
         }
-        self._routes = self._routes.successor(replace(self._options.sharding, layouts=layouts), keys, hashed)
+        zoned = frozenset(host for host, policy in routing.policies.items() if policy.own_zone_first)
+        self._routes = self._routes.successor(
+            replace(self._options.sharding, layouts=layouts), keys, hashed, zoned
+        )
         self._encoded_fronts = self._encode_fronts(routing)
         self._known_views.clear()
         if documents:

@@ -92,6 +92,7 @@ def _of_policy(policy: Policy | None) -> tuple[object, ...]:
         policy.balancer,
         policy.warmup,
         policy.consistent_hash,
+        policy.own_zone_first,
         policy.selectors,
         tuple(sorted(policy.default_subset.items())),
         policy.connection_pool,

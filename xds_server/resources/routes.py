@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from xds_server.resources.shards import Layout, Target
     from xds_server.resources.variant import Variant
 
-RouteKey = tuple[str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...]]
-"""What a route's bytes depend on: its virtual service's name, its place there, itself, the match, and how
-each of its destinations is laid out, by which subset key, and on which header it is hashed."""
+RouteKey = tuple[
+    str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...], int
+]
+"""What a route's bytes depend on: its virtual service's name, its place there, itself, the match, how each of
+its destinations is laid out, by which subset key, and on which header it is hashed, and how often a retry
+draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +69,22 @@ def claimed(claims: Iterable[Claim], port: int) -> dict[str, tuple[VirtualServic
 class RouteEncoder:
     """Encodes route configurations; `known` holds what an earlier encoder has encoded already.
 
+    `zoned`: the hosts of which an Envoy takes the endpoints of its own zone first.
+
     The tests hold the joined bytes equal to the library's own.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - all but the first have defaults
         self,
         times: RouteTimes,
         sharding: Sharding | None = None,
         known: Mapping[RouteKey, bytes] | None = None,
         keys: Mapping[str, str] | None = None,
         hashed: Mapping[str, str] | None = None,
+        zoned: frozenset[str] = frozenset(),
     ) -> None:
         self._times = times
-        self._hosts = Hosts(sharding or Sharding(), keys or {}, hashed or {})
+        self._hosts = Hosts(sharding or Sharding(), keys or {}, hashed or {}, zoned)
         self._known = known or {}
         self._encoded: dict[RouteKey, bytes] = {}
 
@@ -87,12 +93,14 @@ class RouteEncoder:
         sharding: Sharding | None = None,
         keys: Mapping[str, str] | None = None,
         hashed: Mapping[str, str] | None = None,
+        zoned: frozenset[str] = frozenset(),
     ) -> RouteEncoder:
         """Begin anew for changed documents or layouts.
 
         Unchanged routes are not encoded again, others are forgotten.
         """
-        return RouteEncoder(self._times, sharding or self._hosts.sharding, self._encoded, keys, hashed)
+        chosen = sharding or self._hosts.sharding
+        return RouteEncoder(self._times, chosen, self._encoded, keys, hashed, zoned)
 
     def encode(self, name: str, port: int, domains: Mapping[str, Sequence[VirtualService]]) -> EncodedRoutes:
         """Encode the routes of the listener on `port`. Domains with the same owners share a virtual host."""
@@ -117,7 +125,7 @@ class RouteEncoder:
 
     def _route(self, owner: VirtualService, route: Route, match: RouteMatch | None, index: int) -> bytes:
         """Encode the routes that one becomes, as fields of their virtual host."""
-        key = (owner.name, index, route, match, self._laid_out(route))
+        key = (owner.name, index, route, match, self._laid_out(route), self._hosts.attempts(route))
         encoded = self._encoded.get(key) or self._known.get(key)
         if encoded is None:
             messages = self._messages(names.route(owner.name, route.name, index), route, match)

@@ -59,6 +59,7 @@ def _policy(document: Document[DestinationRuleSpec], host: str) -> Policy:
         else None,
         warmup=Warmup(warmup.duration, warmup.minimum_percent, warmup.aggression) if warmup else None,
         consistent_hash=hashed.value if hashed else None,
+        own_zone_first=traffic.load_balancer.own_zone_first,
     )
 
 

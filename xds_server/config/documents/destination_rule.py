@@ -21,7 +21,11 @@ from xds_server.config.documents.base import (
     WholeSeconds,
     expected,
 )
-from xds_server.config.documents.rule_balancer import ConsistentHashPart, WarmupPart
+from xds_server.config.documents.rule_balancer import (
+    ConsistentHashPart,
+    LocalityLbSettingPart,
+    WarmupPart,
+)
 from xds_server.config.problems import Path, join_or, render_path
 from xds_server.mesh.policies import WARMING_UP, Balancer, Fallback
 
@@ -102,14 +106,13 @@ def _show(subset: dict[str, str]) -> str:
 class LoadBalancerPart(Part):
     """How one of several holders is picked, and how they are grouped."""
 
-    istio_only: ClassVar[frozenset[str]] = frozenset({"localityLbSetting"})
-
     simple: Annotated[Balancer, BeforeValidator(OneOf(Balancer))] = Balancer.LEAST_REQUEST
     dynamic_subset: DynamicSubsetPart | None = None
     consistent_hash: ConsistentHashPart | None = None
     warmup: WarmupPart | None = None
     warmup_duration_secs: PositiveDuration | None = None
     """Istio's older way to write `warmup.duration`."""
+    locality_lb_setting: LocalityLbSettingPart | None = None
 
     @property
     def the_warmup(self) -> WarmupPart | None:
@@ -118,10 +121,25 @@ class LoadBalancerPart(Part):
             return WarmupPart.model_construct(duration=self.warmup_duration_secs)
         return self.warmup
 
+    @property
+    def own_zone_first(self) -> bool:
+        """Whether zones count."""
+        return self.locality_lb_setting is not None and self.locality_lb_setting.enabled
+
     @model_validator(mode="after")
     def _one_way_to_pick(self) -> LoadBalancerPart:
         if self.consistent_hash is not None and "simple" in self.model_fields_set:
             raise expected("simple or consistentHash", "both", ("consistentHash",))
+        return self
+
+    @model_validator(mode="after")
+    def _no_hash_by_zone(self) -> LoadBalancerPart:
+        if self.own_zone_first and self.consistent_hash is not None:
+            raise expected(
+                f"one beside {join_or(sorted(Balancer))} only, since Envoy's hash tables know no zones",
+                "one beside consistentHash",
+                ("localityLbSetting",),
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""DestinationRule's `trafficPolicy.loadBalancer`: how a new endpoint begins, and picking one by a hash."""
+"""DestinationRule's `trafficPolicy.loadBalancer`: new endpoints, picking by a hash, and zones."""
 
 from __future__ import annotations
 
@@ -60,6 +60,14 @@ class MaglevPart(Part):
     """A table of endpoints."""
 
     table_size: Annotated[int, BeforeValidator(_prime)] | None = None
+
+
+class LocalityLbSettingPart(Part):
+    """The endpoints of an Envoy's own zone before all others."""
+
+    istio_only: ClassVar[frozenset[str]] = frozenset({"distribute", "failover", "failoverPriority"})
+
+    enabled: bool = True
 
 
 class ConsistentHashPart(Part):
