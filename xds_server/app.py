@@ -34,6 +34,7 @@ from xds_server.sources.modelmesh.source import ModelMeshSource
 from xds_server.sources.modelmesh.source import targets as modelmesh_targets
 from xds_server.sources.reports.source import ReportSource
 from xds_server.sources.runtimes.poller import Poller
+from xds_server.sources.runtimes.second_look import SecondLook
 from xds_server.sources.runtimes.targets import target_of, targets
 from xds_server.transport.server import XdsServer
 from xds_server.transport.tls import CertificateError, Certificates
@@ -96,6 +97,7 @@ class Server:
         self.builder = Builder(BuildOptions(access_log=options.access_log, model_stats=options.model_stats))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, window=options.merge_window)
         self.poller = Poller(self._emit, on_error=self._fail, clock=self._clock)
+        self.second_look = SecondLook(self.mesh.find_endpoints, self.poller)
         self.kubernetes = (
             None
             if options.kubernetes is None
@@ -128,7 +130,14 @@ class Server:
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
         self.reports = ReportSource(self._emit, clock=self._clock)
-        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates, self.reports)
+        self.xds = XdsServer(
+            self.hub,
+            options.xds,
+            options.transport,
+            self.certificates,
+            self.reports,
+            answers=self.second_look,
+        )
         self.clients = (
             None
             if options.clients is None
@@ -142,6 +151,7 @@ class Server:
                 files=self.files,
                 publisher=self.publisher,
                 poller=self.poller,
+                second_look=self.second_look,
                 made_of=self.builder.state,
                 readiness=self.readiness,
                 certificates=self.certificates,

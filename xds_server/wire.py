@@ -81,6 +81,12 @@ def fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         at = end
 
 
+def number(raw: bytes) -> int:
+    """The value of a field that is a number, from all of its bytes. ValueError where they are none."""
+    _, at = _read_varint(raw, 0)
+    return _read_varint(raw, at)[0]
+
+
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     """The number that starts at `at`, and where it ends."""
     number = 0

@@ -117,6 +117,17 @@ def _services(state: AdminState) -> Iterator[Metric]:
         "Times that a runtime gave no usable answer.",
         value=state.poller.failures,
     )
+    yield families.counters(
+        "not_found_answers",
+        "Attempts of Envoys that a replica answered with 404 or NOT_FOUND, by whether it is polled.",
+        ("replica",),
+        {(each,): count for each, count in state.second_look.answers.items()},
+    )
+    yield CounterMetricFamily(
+        families.PREFIX + "second_looks",
+        "Times that a runtime was asked at once because of such an answer.",
+        value=state.second_look.looks,
+    )
     yield families.gauges(
         "endpoints", "Replicas, by how their discovery stands.", ("service", "health"), health
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from xds_server.config.problems import Problem
@@ -66,6 +66,18 @@ class Polling(Protocol):
     @property
     def failures(self) -> int:
         """Polls that ended without an answer."""
+
+
+class SecondLooks(Protocol):
+    """Polls that replicas' own answers gave rise to, as far as their figures go."""
+
+    @property
+    def answers(self) -> Mapping[str, int]:
+        """Times that Envoys were answered "not found", by who answered."""
+
+    @property
+    def looks(self) -> int:
+        """Polls that were asked for."""
 
 
 class Handshakes(Protocol):
@@ -151,6 +163,7 @@ class AdminState:
     publisher: Publishing
     poller: Polling
     readiness: Readiness
+    second_look: SecondLooks
     made_of: Callable[[str], ServiceState | None] = lambda _host: None
     certificates: TlsFiles | None = None
     clients: ClientsFile | None = None

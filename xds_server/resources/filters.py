@@ -25,6 +25,7 @@ import envoy_data_plane.envoy.type.matcher.v3 as matcher
 
 from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources.parts import extension, packed
+from xds_server.resources.upstream_log import not_found_log
 
 if TYPE_CHECKING:
     from betterproto2 import Message
@@ -75,8 +76,11 @@ _HERE = Path(__file__).parent
 _FIRST_ERROR = 400
 
 
-def http_filters() -> list[hcm.HttpFilter]:
-    """List the chain, in the order in which requests pass it. The script sees what those before it found."""
+def http_filters(*, pools: bool) -> list[hcm.HttpFilter]:
+    """List the chain, in the order in which requests pass it. The script sees what those before it found.
+
+    `pools`: some of the replicas behind the listener hold models.
+    """
     return [
         # Without rules of its own: each route brings them.
         hcm.HttpFilter(name=HEADER_TO_METADATA, typed_config=packed(header_to_metadata.Config())),
@@ -84,7 +88,7 @@ def http_filters() -> list[hcm.HttpFilter]:
         _dormant(JSON_TO_METADATA, json_to_metadata.JsonToMetadata()),
         _dormant(LUA, _script()),
         _dormant(TRANSCODER, _transcoder()),
-        hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router.Router())),
+        hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(_router(pools=pools))),
     ]
 
 
@@ -127,6 +131,11 @@ def local_replies() -> hcm.LocalReplyConfig:
             )
         ]
     )
+
+
+def _router(*, pools: bool) -> router.Router:
+    """Log each attempt: a log of requests would have the last answer of each only."""
+    return router.Router(upstream_log=[not_found_log()] if pools else [])
 
 
 def _dormant(name: str, message: Message) -> hcm.HttpFilter:

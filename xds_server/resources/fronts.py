@@ -44,7 +44,14 @@ def gateway_fronts(
         name = names.gateway_listener(port)
         claims = (Claim(domains.intersection(each.hosts, server.hosts), each) for each in attached)
         routes = encoder.encode(name, port, claimed(claims, port))
-        listener = encode_gateway(name, port, server.tls, access_log=access_log, model_stats=model_stats)
+        listener = encode_gateway(
+            name,
+            port,
+            server.tls,
+            access_log=access_log,
+            model_stats=model_stats,
+            pools=_lead_to_pools(routes, routing),
+        )
         fronts.append(Front(port, name, listener, routes))
     return tuple(fronts)
 
@@ -62,9 +69,14 @@ def sidecar_fronts(
     for port, services in sorted(by_port.items()):
         name = names.sidecar_listener(port)
         routes = encoder.encode(name, port, _sidecar_domains(port, services, attached, routing))
-        listener = encode_sidecar(name, port, access_log=access_log, model_stats=model_stats)
+        pools = _lead_to_pools(routes, routing)
+        listener = encode_sidecar(name, port, access_log=access_log, model_stats=model_stats, pools=pools)
         fronts.append(Front(port, name, listener, routes))
     return tuple(fronts)
+
+
+def _lead_to_pools(routes: EncodedRoutes, routing: Routing) -> bool:
+    return any(host in routing.pools for host, _ in routes.uses)
 
 
 def _sidecar_domains(

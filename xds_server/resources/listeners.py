@@ -29,15 +29,24 @@ _HEADERS_WITHIN = timedelta(seconds=15)
 """For a client to send a request's headers: who dribbles them holds a connection for no work."""
 
 
-def encode_gateway(name: str, port: int, tls: Tls | None, *, access_log: bool, model_stats: int = 0) -> bytes:
-    """Encode a gateway's Listener: reachable from outside, so the peer's address is what is believed."""
-    manager = _manager(name, _common_manager(access_log=access_log, model_stats=model_stats, outside=True))
+def encode_gateway(
+    name: str, port: int, tls: Tls | None, *, access_log: bool, model_stats: int = 0, pools: bool = False
+) -> bytes:
+    """Encode a gateway's Listener: reachable from outside, so the peer's address is what is believed.
+
+    `pools`: its routes lead to pools of models, too.
+    """
+    common = _common_manager(access_log=access_log, model_stats=model_stats, pools=pools, outside=True)
+    manager = _manager(name, common)
     return _listener(name, address(EVERYWHERE, port), manager, tls)
 
 
-def encode_sidecar(name: str, port: int, *, access_log: bool, model_stats: int = 0) -> bytes:
-    """Encode a sidecar's Listener: for the program beside it only."""
-    manager = _manager(name, _common_manager(access_log=access_log, model_stats=model_stats, outside=False))
+def encode_sidecar(
+    name: str, port: int, *, access_log: bool, model_stats: int = 0, pools: bool = False
+) -> bytes:
+    """Encode a sidecar's Listener: for the program beside it only. `pools` as for a gateway."""
+    common = _common_manager(access_log=access_log, model_stats=model_stats, pools=pools, outside=False)
+    manager = _manager(name, common)
     return _listener(name, address(LOOPBACK, port), manager, None)
 
 
@@ -57,13 +66,13 @@ def _manager(name: str, common: bytes) -> bytes:
 
 
 @cache
-def _common_manager(*, access_log: bool, model_stats: int, outside: bool) -> bytes:
+def _common_manager(*, access_log: bool, model_stats: int, pools: bool, outside: bool) -> bytes:
     """Encode all of a connection manager but its name and its routes' name. Slow: some 10 ms."""
     return bytes(
         hcm.HttpConnectionManager(
             # HTTP/1.1, and HTTP/2 with prior knowledge or by ALPN, on one port.
             codec_type=hcm.HttpConnectionManagerCodecType.AUTO,
-            http_filters=http_filters(),
+            http_filters=http_filters(pools=pools),
             early_header_mutation_extensions=early_mutations(),
             local_reply_config=local_replies(),
             access_log=[

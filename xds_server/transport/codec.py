@@ -85,7 +85,7 @@ def _request(data: bytes, *, with_node: bool) -> Request:
                 resource_names=tuple(name.decode() for name in texts[3]),
                 version_info=_last(texts[1]),
                 response_nonce=_last(texts[5]),
-                node=_node(b"".join(texts[_SOTW_NODE])) if with_node and texts[_SOTW_NODE] else None,
+                node=parse_node(b"".join(texts[_SOTW_NODE])) if with_node and texts[_SOTW_NODE] else None,
             )
         node, rest = _split(data, _SOTW_NODE)
         message = DiscoveryRequest.parse(rest)
@@ -96,7 +96,7 @@ def _request(data: bytes, *, with_node: bool) -> Request:
             version_info=message.version_info,
             response_nonce=message.response_nonce,
             error_detail=_error(message.error_detail),
-            node=_node(node) if with_node and node is not None else None,
+            node=parse_node(node) if with_node and node is not None else None,
         )
     except ProtocolError:
         raise
@@ -114,7 +114,7 @@ def _delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
                 unsubscribe=tuple(name.decode() for name in texts[4]),
                 initial_resource_versions=dict(map(_entry, texts[5])),
                 response_nonce=_last(texts[6]),
-                node=_node(b"".join(texts[_DELTA_NODE])) if with_node and texts[_DELTA_NODE] else None,
+                node=parse_node(b"".join(texts[_DELTA_NODE])) if with_node and texts[_DELTA_NODE] else None,
             )
         node, rest = _split(data, _DELTA_NODE)
         message = DeltaDiscoveryRequest.parse(rest)
@@ -126,7 +126,7 @@ def _delta_request(data: bytes, *, with_node: bool) -> DeltaRequest:
             initial_resource_versions=message.initial_resource_versions,
             response_nonce=message.response_nonce,
             error_detail=_error(message.error_detail),
-            node=_node(node) if with_node and node is not None else None,
+            node=parse_node(node) if with_node and node is not None else None,
         )
     except ProtocolError:
         raise
@@ -174,8 +174,11 @@ def _type(payloads: list[bytes]) -> str:
     return type_url
 
 
-def _node(data: bytes) -> Node:
-    """Read what counts of a node, without the library: it takes seconds for megabytes of metadata."""
+def parse_node(data: bytes) -> Node:
+    """Read what counts of a node; ValueError or ProtocolError if it is none.
+
+    Without the library, which takes seconds for megabytes of metadata.
+    """
     _limit("node", len(data), MAX_NODE)
     texts: dict[int, str] = {}
     metadata = b""

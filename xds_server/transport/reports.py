@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import grpc
 
 from xds_server.report_messages import SILENCE, ReportRequest, ReportResponse
 from xds_server.transport.access import RefusedError, identities
+from xds_server.transport.reading import next_request
 from xds_server.xds.status import Refusal
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from xds_server.transport.access import Doorkeeper
@@ -46,7 +47,7 @@ class ReportStreams:
         why = "its stream has ended"
         try:
             while not self._ending.is_set():
-                data = await self._read(context)
+                data = await next_request(context, self._ending, SILENCE)
                 if data is None:
                     return
                 request = _parsed(data)
@@ -74,22 +75,6 @@ class ReportStreams:
             )
         self._door.admit_report(proved, who)
         return who
-
-    async def _read(self, context: Context) -> bytes | None:
-        """The next request; None at the end. TimeoutError when nothing comes for too long."""
-        reading = asyncio.ensure_future(context.read())
-        ending = asyncio.ensure_future(self._ending.wait())
-        try:
-            done, _ = await asyncio.wait(
-                (reading, ending), timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not done:
-                raise TimeoutError
-            return reading.result() if reading.done() and reading.result() is not grpc.aio.EOF else None
-        finally:
-            for each in (reading, ending):
-                each.cancel()
-            await asyncio.gather(reading, ending, return_exceptions=True)
 
 
 def _parsed(data: bytes) -> ReportRequest:

@@ -16,12 +16,13 @@ import grpc
 import structlog
 
 from xds_server.report_messages import METHOD, SERVICE
-from xds_server.transport import csds, health
+from xds_server.transport import csds, health, not_found
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
 from xds_server.transport.channel import channel_options
 from xds_server.transport.encoder import SharedEncoder
 from xds_server.transport.limits import PushGate, RequestMeter
+from xds_server.transport.not_found import NotFoundStreams
 from xds_server.transport.quiet import Quieter
 from xds_server.transport.reports import ReportStreams
 from xds_server.transport.stream import Stream
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from typing import TypeAlias
 
+    from xds_server.transport.not_found import TakesAnswers
     from xds_server.transport.reports import TakesReports
     from xds_server.transport.tls import Certificates
     from xds_server.xds.access import AccessList
@@ -87,6 +89,7 @@ class XdsServer:
         options: how streams are kept.
         certificates: loaded already; None: plain text.
         reports: who is told what reporters say; None: they are refused.
+        answers: who is told where Envoys were answered "not found"; None: they are refused.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class XdsServer:
         options: ServerOptions | None = None,
         certificates: Certificates | None = None,
         reports: TakesReports | None = None,
+        *,
+        answers: TakesAnswers | None = None,
     ) -> None:
         self._hub = hub
         self._encoder = SharedEncoder(hub)
@@ -108,6 +113,7 @@ class XdsServer:
         self._ending = asyncio.Event()
         rate = self._options.streams_per_second
         self._reports = ReportStreams(reports, self._door, self._ending)
+        self._not_found = NotFoundStreams(answers, self._door, self._ending, hub.stats.delays)
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
         self._health = health.Health((service for service, _, _ in _SERVICES), self._met)
         self._statuses = csds.ClientStatuses(hub, time.time)
@@ -176,7 +182,7 @@ class XdsServer:
         ]
 
     def _tools(self) -> list[grpc.GenericRpcHandler]:
-        """What is served beside xDS: health, the status of clients, and reporters."""
+        """What is served beside xDS: health, the status of clients, reporters, and what replicas answered."""
         return [
             grpc.method_handlers_generic_handler(
                 health.SERVICE,
@@ -195,12 +201,21 @@ class XdsServer:
             grpc.method_handlers_generic_handler(
                 SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._take_reports)}
             ),
+            grpc.method_handlers_generic_handler(
+                not_found.SERVICE,
+                {not_found.METHOD: grpc.stream_unary_rpc_method_handler(self._take_answers)},
+            ),
         ]
 
     async def _take_reports(self, _: object, context: Context) -> None:
         async with self._refusing(context):
             with self._place():
                 await self._reports.serve(context)
+
+    async def _take_answers(self, _: object, context: Context) -> bytes:
+        async with self._refusing(context):
+            await self._not_found.serve(context)
+        return b""
 
     async def _fetch_status(self, request: bytes, context: Context) -> bytes:
         async with self._refusing(context):

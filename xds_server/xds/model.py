@@ -17,6 +17,9 @@ ROUTE = PREFIX + "envoy.config.route.v3.RouteConfiguration"
 ORDER = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 """Make before break on one stream: a type is sent after those that it may refer to."""
 
+NOT_FOUND_LOG = "xds-server.not-found"
+"""The name of the log in which Envoys tell of replicas that answered that a model is not there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pieces:

@@ -173,6 +173,17 @@ class Poller:
         _hurry(watch)
         await waiter
 
+    def hurry(self, endpoint: EndpointId) -> bool:
+        """Let its next poll start at once, or as soon as one under way has ended.
+
+        Returns whether it is being asked at all.
+        """
+        watch = self._watches.get(endpoint)
+        if watch is None:
+            return False
+        _hurry(watch)
+        return True
+
     async def first_round(self, timeout: float) -> bool:  # noqa: ASYNC109
         """Wait until each present target was tried once, `timeout` seconds at most.
 
