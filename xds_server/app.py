@@ -24,6 +24,7 @@ from xds_server.mesh.mesh import Mesh
 from xds_server.mesh.pools import ModelMesh, Push
 from xds_server.moves import Mover
 from xds_server.publisher import Publisher
+from xds_server.readiness import Readiness
 from xds_server.resources.builder import Builder, BuildOptions
 from xds_server.sources.clients import ClientsSource
 from xds_server.sources.files import FilesSource, NoFiles
@@ -61,25 +62,6 @@ def steady_clock() -> Callable[[], float]:
     """Seconds since the epoch that never step: a corrected wall clock must not stretch a grace period."""
     origin = time.time() - time.monotonic()
     return lambda: origin + time.monotonic()
-
-
-class Readiness:
-    """Whether clients are answered, and why not. `waits_for`: says it while something is waited for."""
-
-    def __init__(self) -> None:
-        self.ready = False
-        self.started_at = time.time()
-        self.waits_for: Callable[[], str] | None = None
-        self._reason = "starting"
-
-    @property
-    def reason(self) -> str:
-        """Why clients are not answered, or what the server does."""
-        return (self.waits_for() if self.waits_for is not None else "") or self._reason
-
-    @reason.setter
-    def reason(self, reason: str) -> None:
-        self._reason = reason
 
 
 class Server:

@@ -16,6 +16,7 @@ from xds_server.xds.model import ENDPOINT
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from xds_server.transport.not_found import TakesAnswers
     from xds_server.transport.server import ServerOptions
 
 DELAY = 5.0
@@ -74,10 +75,12 @@ class Pulse:
 
 
 @asynccontextmanager
-async def beating(variant: Variant, options: ServerOptions | None = None) -> AsyncIterator[Pulse]:
+async def beating(
+    variant: Variant, options: ServerOptions | None = None, *, answers: TakesAnswers | None = None
+) -> AsyncIterator[Pulse]:
     """A pulse that goes on in the background. At the end no change may have taken longer than DELAY."""
     hub = Hub(time.monotonic)
-    async with served(hub, options) as port, connected(port) as channel:
+    async with served(hub, options, answers=answers) as port, connected(port) as channel:
         client = WireClient(channel, variant, node="pulse")
         pulse = Pulse(hub, port, client)
         await pulse.begin()

@@ -22,6 +22,7 @@ from xds_server.xds.messages import Variant
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from xds_server.transport.not_found import TakesAnswers
     from xds_server.transport.server import ServerOptions
     from xds_server.xds.hub import Hub
 
@@ -31,9 +32,11 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_
 
 
 @asynccontextmanager
-async def served(hub: Hub, options: ServerOptions | None = None) -> AsyncIterator[int]:
+async def served(
+    hub: Hub, options: ServerOptions | None = None, *, answers: TakesAnswers | None = None
+) -> AsyncIterator[int]:
     """A server on a free port."""
-    server = XdsServer(hub, "127.0.0.1:0", options)
+    server = XdsServer(hub, "127.0.0.1:0", options, answers=answers)
     port = await server.start()
     try:
         yield port

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,12 @@ class Polling:
     failures: int = 2
 
 
+@dataclass
+class SecondLooks:
+    answers: dict[str, int] = field(default_factory=lambda: {"polled": 5, "other": 1})
+    looks: int = 3
+
+
 def state_of(world: World, **parts: Any) -> AdminState:
     rooms: dict[str, Any] = {
         "mesh": world.mesh,
@@ -51,6 +57,7 @@ def state_of(world: World, **parts: Any) -> AdminState:
         "publisher": world.publisher,
         "files": Files(),
         "poller": Polling(),
+        "second_look": SecondLooks(),
         "readiness": Readiness(),
         "clock": time.time,
     }

@@ -54,6 +54,9 @@ async def test_services(world: World) -> None:
     assert 0 <= found("oldest_report_age_seconds", HOST) < 60
     assert found("pool_stale", HOST) == 0
     assert (found("polls_total"), found("poll_failures_total")) == (7, 2)
+    assert found("not_found_answers_total", "polled") == 5
+    assert found("not_found_answers_total", "other") == 1
+    assert found("second_looks_total") == 3
 
 
 async def test_the_age_of_a_service_is_that_of_its_oldest_report(world: World) -> None:

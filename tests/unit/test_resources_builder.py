@@ -290,3 +290,12 @@ def test_a_service_that_goes_leaves_nothing_behind() -> None:
     assert dict(snapshot.of(CLUSTER).resources) == {}
     assert snapshot.of(ROUTE).resources["gateway|8008"].requires == frozenset()
     assert builder.assignments(HOST) == ()
+
+
+@pytest.mark.parametrize("node", [GATEWAY, SIDECAR], ids=["gateway", "sidecar"])
+@pytest.mark.parametrize("holds_models", [True, False])
+def test_listeners_without_pools_do_not_ask_for_attempts(node: Node, holds_models: bool) -> None:
+    made = models(placed(1, ["m"])) if holds_models else picture(placed(1))
+    listeners = build(made).snapshot_for(node).types[LISTENER].resources.values()
+    assert listeners
+    assert {b"AccessLogConfig" in each.body for each in listeners} == {holds_models}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import envoy_data_plane.envoy.config.listener.v3 as listener_v3
+import envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 as grpc_log
+import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router_v3
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
 import envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 as tls_v3
 import pytest
+import yaml
 
 from xds_server.mesh.routing import Tls
+from xds_server.resources.bootstrap import bootstrap
 from xds_server.resources.listeners import EVERYWHERE, LOOPBACK, encode_gateway, encode_sidecar
 
 TLS = Tls("/certs/tls.crt", "/certs/tls.key", "/certs/ca.crt")
@@ -75,3 +79,23 @@ def test_listeners_share_what_is_not_their_own() -> None:
     assert manager_of(listener_v3.Listener.parse(one)).http_filters == (
         manager_of(listener_v3.Listener.parse(other)).http_filters
     )
+
+
+def router_of(listener: bytes) -> router_v3.Router:
+    *_, last = manager_of(listener_v3.Listener.parse(listener)).http_filters
+    assert last.typed_config is not None
+    return router_v3.Router.parse(last.typed_config.value)
+
+
+def test_attempts_are_told_of_where_replicas_hold_models_and_nowhere_else() -> None:
+    (log,) = router_of(encode_gateway("a", 1, None, access_log=False, pools=True)).upstream_log
+    assert router_of(encode_gateway("a", 1, None, access_log=False)).upstream_log == []
+    assert router_of(encode_sidecar("a", 1, access_log=False, pools=True)).upstream_log == [log]
+    assert router_of(encode_sidecar("a", 1, access_log=False)).upstream_log == []
+    assert log.typed_config is not None
+    common = grpc_log.HttpGrpcAccessLogConfig.parse(log.typed_config.value).common_config
+    assert common is not None
+    assert common.grpc_service is not None
+    assert common.grpc_service.envoy_grpc is not None
+    (cluster,) = yaml.safe_load(bootstrap())["static_resources"]["clusters"]
+    assert common.grpc_service.envoy_grpc.cluster_name == cluster["name"]

@@ -162,6 +162,7 @@ def test_json_and_yaml_say_the_same_and_any_is_written_out() -> None:
     manager = document["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert manager["@type"].endswith("HttpConnectionManager")
     assert manager["http_filters"][-1]["typed_config"]["@type"].endswith("router.v3.Router")
+    assert len(manager["http_filters"][-1]["typed_config"]["upstream_log"]) == 1
     endpoint = document["endpoints"][0]["endpoints"][0]["lb_endpoints"][0]
     assert endpoint["metadata"]["filter_metadata"]["envoy.lb"] == {KEY: ["naïve/☃", "tf-mnist"]}
     assert "naïve/☃" in render(catalog, GATEWAY, "yaml")

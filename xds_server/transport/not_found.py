@@ -136,13 +136,14 @@ def parse_identifier(data: bytes) -> Node:
         identifier = next(_under(data, _IDENTIFIER), b"")
         name = next(_under(identifier, _LOG_NAME), b"")[:MAX_NAME].decode()
         node = next(_under(identifier, _NODE), None)
-        if name != NOT_FOUND_LOG or node is None:
-            raise ProtocolError(f"found a log {name!r}; expected {NOT_FOUND_LOG} with its node")
-        return parse_node(node)
+        read = None if node is None else parse_node(node)
     except ProtocolError:
         raise
     except Exception as error:  # the library that reads labels fails in many ways
         raise _no_message(error) from error
+    if name != NOT_FOUND_LOG or read is None:
+        raise ProtocolError(f"found a log {name!r}; expected {NOT_FOUND_LOG} with its node")
+    return read
 
 
 def parse_answers(data: bytes) -> Counter[str]:
