@@ -235,6 +235,14 @@ def test_places_are_spaced_after_a_burst(variant: Variant) -> None:
     assert [admission.delay() for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
 
 
+def test_a_place_is_taken_only_where_there_is_one(variant: Variant) -> None:
+    now = 0.0
+    admission = Admission(rate=10, burst=3, clock=lambda: now)
+    assert [admission.take() for _ in range(5)] == [True, True, True, False, False]
+    now = 0.125
+    assert [admission.take() for _ in range(2)] == [True, False]
+
+
 async def test_an_address_in_use_is_said_plainly(variant: Variant) -> None:
     hub = Hub(time.monotonic)
     async with served(hub) as port:

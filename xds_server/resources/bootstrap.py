@@ -205,6 +205,8 @@ def _xds_cluster(host: str, port: int, tls: Tls | None) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: {
                 "@type": f"type.googleapis.com/{HTTP_OPTIONS}",
+                # A thread that told of an answer (upstream_log.py) has a connection of its own for that.
+                "common_http_protocol_options": {"idle_timeout": "60s"},
                 "explicit_http_config": {
                     "http2_protocol_options": {
                         # A server that vanished without a word is noticed within 15 seconds.

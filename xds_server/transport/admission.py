@@ -31,6 +31,15 @@ class Admission:
         self._next = place + self._interval
         return max(0.0, place - self._slack - now)
 
+    def take(self) -> bool:
+        """Take a place if there is one now; returns whether there was."""
+        now = self._clock()
+        place = max(self._next, now)
+        if place - self._slack > now:
+            return False
+        self._next = place + self._interval
+        return True
+
     async def enter(self) -> bool:
         """Wait for a place; returns whether there was a wait. Who leaves meanwhile gives the place back."""
         seconds = self.delay()

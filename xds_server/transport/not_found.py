@@ -1,7 +1,8 @@
 """Streams of Envoys' access log service (ALS): attempts that a replica answered with "not found".
 
 Only addresses are read, and only from the log that this server's listeners have. What an answer means is not
-ours. Who sends more than is read is slowed down, and Envoy then drops what it has no room for.
+ours. In a flood most messages are not looked at: what is left unread would be late when it is read, and until
+then Envoy keeps up to 16 MiB of it on each thread.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ opens it again when it has something to tell."""
 MAX_STREAMS = 1_000
 """Apart from those of xDS, which they must not crowd out."""
 
-MESSAGES_PER_SECOND = 100
-"""Of all streams together; more wait."""
+MESSAGES_PER_SECOND = 50
+"""Of one stream; more wait. An Envoy that is not flooded itself sends up to ten."""
+
+MESSAGES_LOOKED_AT = 100
+"""A second, of all streams together; others are passed over."""
 
 MAX_MESSAGE = 256 * 1024
 """Bytes, without the node that a stream's first message has. Envoy sends when it has 16 kB, and an entry has
@@ -80,7 +84,7 @@ class NotFoundStreams:
         self._door = door
         self._ending = ending
         self._delays = delays
-        self._messages = Admission(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND, time.monotonic)
+        self._looked_at = Admission(MESSAGES_LOOKED_AT, MESSAGES_LOOKED_AT, time.monotonic)
         self._taken = 0
 
     async def serve(self, context: Context) -> None:
@@ -91,12 +95,16 @@ class NotFoundStreams:
         proved = identities(context.auth_context())
         self._door.admit(proved)
         node: Node | None = None
+        messages = Admission(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND, time.monotonic)
         with self._place():
             while (data := await self._read(context, first=node is None)) is not None:
+                if await messages.enter():
+                    self._delays[Delay.REQUEST] += 1
                 if node is None:
                     node = parse_identifier(data)
                 self._door.admit_node(proved, node)
-                self._taker.take(parse_answers(data))
+                if self._looked_at.take():
+                    self._taker.take(parse_answers(data))
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -110,7 +118,7 @@ class NotFoundStreams:
             self._taken -= 1
 
     async def _read(self, context: Context, *, first: bool) -> bytes | None:
-        """The next message, when it is its turn to be looked at; None when the stream is to end."""
+        """The next message; None when the stream is to end."""
         try:
             data = await next_request(context, self._ending, SILENCE)
         except TimeoutError:
@@ -121,8 +129,6 @@ class NotFoundStreams:
         if len(data) > most:
             text = f"a message of {len(data)} bytes; at most {most} are read"
             raise RefusedError(Refusal.REQUEST_TOO_LARGE, text)
-        if await self._messages.enter():
-            self._delays[Delay.REQUEST] += 1
         return data
 
 
