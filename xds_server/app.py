@@ -128,7 +128,14 @@ class Server:
         tls = options.tls_files()
         self.certificates = None if tls is None else Certificates(tls, clock=self._clock)
         self.reports = ReportSource(self._emit, clock=self._clock)
-        self.xds = XdsServer(self.hub, options.xds, options.transport, self.certificates, self.reports)
+        self.xds = XdsServer(
+            self.hub,
+            options.xds,
+            options.transport,
+            self.certificates,
+            self.reports,
+            knows=self.mesh.knows,
+        )
         self.clients = (
             None
             if options.clients is None

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from xds_server.report_messages import METHOD, SERVICE
+from xds_server import known_messages, report_messages
 from xds_server.transport import csds, health
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
 from xds_server.transport.channel import channel_options
 from xds_server.transport.encoder import SharedEncoder
+from xds_server.transport.known import KnownAnswers
 from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.quiet import Quieter
 from xds_server.transport.reports import ReportStreams
@@ -87,6 +88,7 @@ class XdsServer:
         options: how streams are kept.
         certificates: loaded already; None: plain text.
         reports: who is told what reporters say; None: they are refused.
+        knows: whether a service's host knows a model's name; None: nothing is said to be unknown.
     """
 
     def __init__(
@@ -96,6 +98,8 @@ class XdsServer:
         options: ServerOptions | None = None,
         certificates: Certificates | None = None,
         reports: TakesReports | None = None,
+        *,
+        knows: Callable[[str, str], bool] | None = None,
     ) -> None:
         self._hub = hub
         self._encoder = SharedEncoder(hub)
@@ -111,6 +115,7 @@ class XdsServer:
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
         self._health = health.Health((service for service, _, _ in _SERVICES), self._met)
         self._statuses = csds.ClientStatuses(hub, time.time)
+        self._known = KnownAnswers(knows)
         self._pushes = PushGate(self._options.max_pushes, hub.stats.delays, hub.clock)
         self._taken = 0
         self._server: grpc.aio.Server | None = None
@@ -176,7 +181,7 @@ class XdsServer:
         ]
 
     def _tools(self) -> list[grpc.GenericRpcHandler]:
-        """What is served beside xDS: health, the status of clients, and reporters."""
+        """What is served beside xDS: health, the status of clients, reporters, which models are known."""
         return [
             grpc.method_handlers_generic_handler(
                 health.SERVICE,
@@ -193,7 +198,12 @@ class XdsServer:
                 },
             ),
             grpc.method_handlers_generic_handler(
-                SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._take_reports)}
+                report_messages.SERVICE,
+                {report_messages.METHOD: grpc.stream_stream_rpc_method_handler(self._take_reports)},
+            ),
+            grpc.method_handlers_generic_handler(
+                known_messages.SERVICE,
+                {known_messages.METHOD: grpc.unary_unary_rpc_method_handler(self._is_known)},
             ),
         ]
 
@@ -201,6 +211,11 @@ class XdsServer:
         async with self._refusing(context):
             with self._place():
                 await self._reports.serve(context)
+
+    async def _is_known(self, request: bytes, context: Context) -> bytes:
+        async with self._refusing(context):
+            self._door.admit_some_node(identities(context.auth_context()))
+            return self._known.answer(request)
 
     async def _fetch_status(self, request: bytes, context: Context) -> bytes:
         async with self._refusing(context):
