@@ -9,6 +9,7 @@ from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from xds_server.mesh.listed import Listed
 from xds_server.mesh.origins import Origin, origin_of
 from xds_server.mesh.reports import Record
 
@@ -32,6 +33,8 @@ class Facts:
     def __init__(self) -> None:
         self.now = -inf
         """The latest time that was passed to Mesh.expire."""
+        self.listed = Listed()
+        """The names in the latest reports of all sources, by service."""
         self._records: dict[EndpointId, dict[str, Record]] = {}
         self._worked: dict[tuple[str, Origin], float] = {}
         self._withdrawals: dict[str, WithdrawalStarted] = {}
@@ -49,7 +52,11 @@ class Facts:
         """Take a good report; returns (turned, models changed), see Record.report."""
         host, origin = event.endpoint.service, origin_of(event.source)
         self._worked[host, origin] = max(self.worked(host, origin), event.at)
-        turned, changed = self._own(event).report(event)
+        record = self._own(event)
+        before = record.rows
+        turned, changed = record.report(event)
+        if record.rows is not before:
+            self.listed.replace(host, before, record.rows)
         return turned or self._rivalled(event), changed
 
     def fail(self, event: ReportFailed) -> bool:
@@ -59,10 +66,12 @@ class Facts:
     def forget(self, event: ReportsForgotten) -> bool:
         """Drop what a source said about an endpoint; returns whether there was anything."""
         records = self._records.get(event.endpoint, {})
-        known = records.pop(event.source, None) is not None
+        record = records.pop(event.source, None)
+        if record is not None:
+            self.listed.replace(event.endpoint.service, record.rows, ())
         if not records:
             self._records.pop(event.endpoint, None)
-        return known
+        return record is not None
 
     def withdraw(self, event: WithdrawalStarted) -> bool:
         """Take a withdrawal; returns whether it holds (a later report may already have ended it)."""

@@ -26,7 +26,8 @@ from xds_server.mesh.events import (
 )
 from xds_server.mesh.facts import Facts
 from xds_server.mesh.implied import complete
-from xds_server.mesh.known import joined
+from xds_server.mesh.known import KnownNames, joined
+from xds_server.mesh.names import model_and_version
 from xds_server.mesh.places import Places
 from xds_server.mesh.pools import ModelMesh
 from xds_server.mesh.routing import Configuration, Routing
@@ -55,7 +56,7 @@ class Mesh:
         self._on_change = on_change
         self._facts = Facts()
         self._configurations: dict[str, Configuration] = {}
-        self._known: dict[str, dict[str, tuple[KnownModel, ...]]] = {}
+        self._known = KnownNames()
         self._routing = Routing()
         self._views: dict[str, ServiceView] = {}
         self._declared = Declared()
@@ -80,7 +81,7 @@ class Mesh:
             case ReportsForgotten():
                 self._forget(event)
             case ModelsKnown():
-                self._known.setdefault(event.service, {})[event.source] = event.models
+                self._known.tell(event.service, event.source, event.models)
             case WithdrawalStarted():
                 self._withdraw(event)
             case WithdrawalCancelled():
@@ -157,12 +158,29 @@ class Mesh:
         picture = self.service(host)
         if picture.pool is None or not isinstance(picture.pool.discovery, ModelMesh):
             return {}
-        told = self._known.get(host, {})
         return joined(
             self._routing.declared,
-            [told[source] for source in sorted(told)],
+            self._known.told(host),
             picture.service.namespace,
             (model for placed in picture.endpoints for model in placed.models),
+        )
+
+    def knows(self, host: str, model: str) -> bool:
+        """Whether anybody names the model, or the one that it is a version of, loaded or not.
+
+        A replica in its list, whatever the state; the pool's document; of a ModelMesh its registry and the
+        InferenceServices. True also where nobody can tell: of a host without a pool, or without replicas,
+        and until they were heard. A few look-ups, whatever the size of the mesh.
+        """
+        view = self._views.get(host)
+        if view is None or view.pool is None or not view.told:
+            return True
+        of_a_mesh = isinstance(view.pool.discovery, ModelMesh)
+        return any(
+            self._facts.listed.has(host, name)
+            or name in view.named
+            or (of_a_mesh and self._known.has(host, view.service.namespace, name))
+            for name in (model, model_and_version(model)[0])
         )
 
     def find_endpoints(self, host_port: str, service: str | None = None) -> tuple[Endpoint, ...]:
@@ -255,6 +273,7 @@ class Mesh:
         self._configurations = configurations
         if routing != self._routing:
             self._routing = routing
+            self._known.declare(routing.declared)
             self._routing_dirty = True
         self._declared.replace(event.source, event.configuration.endpoints)
         self._rebuild()

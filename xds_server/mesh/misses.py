@@ -27,12 +27,14 @@ class Choice(StrEnum):
 class Misses:
     """What becomes of requests that miss; None where the document says nothing.
 
-    `no_model`: they name none. `not_loaded`: no replica has it. `holders_down`: those that have it cannot be
-    reached. `retry_after` in seconds, told with UNAVAILABLE.
+    `no_model`: they name none. `not_loaded`: no replica has it. `unknown`: nobody knows it either; None: as
+    `not_loaded`. `holders_down`: those that have it cannot be reached. `retry_after` in seconds, told with
+    UNAVAILABLE.
     """
 
     no_model: Choice | None = None
     not_loaded: Choice | None = None
+    unknown: Choice | None = None
     holders_down: Choice | None = None
     fallback_model: str | None = None
     retry_after: int = 5

@@ -6,12 +6,14 @@ built from a picture downstream is remembered by identity.
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.events import ModelState
 from xds_server.mesh.health import NO_COMMON_FAILURE, CommonFailure, Verdict
 from xds_server.mesh.joins import Joined, waits_until, way_of
+from xds_server.mesh.known import named_by
 from xds_server.mesh.model import (
     Condition,
     Endpoint,
@@ -118,6 +120,26 @@ class ServiceView:
     def endpoint_ids(self) -> Iterable[EndpointId]:
         """The configured endpoints, sorted."""
         return self._endpoints.keys()
+
+    @property
+    def service(self) -> Service:
+        """The service itself."""
+        return self._service
+
+    @property
+    def pool(self) -> Pool | None:
+        """The pool of its models; None if it has none."""
+        return self._pool
+
+    @property
+    def told(self) -> bool:
+        """Whether there are replicas, and all was heard of them that a first picture waits for."""
+        return self._known and bool(self._endpoints)
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The names that the pool's own document gives."""
+        return frozenset() if self._pool is None else named_by(self._pool)
 
     @property
     def waits_until(self) -> float | None:
