@@ -119,6 +119,7 @@ class Server:
             self.certificates,
             self.reports,
             answers=self.second_look,
+            knows=self.mesh.knows,
         )
         self.clients = (
             None

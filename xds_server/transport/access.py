@@ -69,6 +69,16 @@ class Doorkeeper:
         )
         raise RefusedError(Refusal.FOREIGN_NODE, text)
 
+    def admit_some_node(self, identities: tuple[str, ...]) -> None:
+        """Let the holder of these identities ask what nodes may ask, or raise RefusedError."""
+        self.admit(identities)
+        grants = () if self.access is None else self.access.grants(identities)
+        if grants and all(each.reports_only for each in grants):
+            text = (
+                f"identity {grants[0].identity} may be no node; it may be: {'; or '.join(map(str, grants))}"
+            )
+            raise RefusedError(Refusal.FOREIGN_NODE, text)
+
     def admit_report(self, identities: tuple[str, ...], subject: str) -> None:
         """Let the holder of these identities report on a pod or endpoint, or raise RefusedError."""
         self.admit(identities)

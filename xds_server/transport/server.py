@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from xds_server.report_messages import METHOD, SERVICE
+from xds_server import known_messages, report_messages
 from xds_server.transport import csds, health, not_found
 from xds_server.transport.access import CODES, Doorkeeper, RefusedError, identities
 from xds_server.transport.admission import Admission
 from xds_server.transport.channel import channel_options
 from xds_server.transport.encoder import SharedEncoder
+from xds_server.transport.known import KnownAnswers
 from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.not_found import NotFoundStreams
 from xds_server.transport.quiet import Quieter
@@ -90,6 +91,7 @@ class XdsServer:
         certificates: loaded already; None: plain text.
         reports: who is told what reporters say; None: they are refused.
         answers: who is told where Envoys were answered "not found"; None: they are refused.
+        knows: whether a service's host knows a model's name; None: nothing is said to be unknown.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class XdsServer:
         reports: TakesReports | None = None,
         *,
         answers: TakesAnswers | None = None,
+        knows: Callable[[str, str], bool] | None = None,
     ) -> None:
         self._hub = hub
         self._encoder = SharedEncoder(hub)
@@ -117,6 +120,7 @@ class XdsServer:
         self._admission = Admission(rate, max(1, int(rate)), time.monotonic)
         self._health = health.Health((service for service, _, _ in _SERVICES), self._met)
         self._statuses = csds.ClientStatuses(hub, time.time)
+        self._known = KnownAnswers(knows)
         self._pushes = PushGate(self._options.max_pushes, hub.stats.delays, hub.clock)
         self._taken = 0
         self._server: grpc.aio.Server | None = None
@@ -182,7 +186,7 @@ class XdsServer:
         ]
 
     def _tools(self) -> list[grpc.GenericRpcHandler]:
-        """What is served beside xDS: health, the status of clients, reporters, and what replicas answered."""
+        """What is served beside xDS: health, client status, reporters, known models, "not found"."""
         return [
             grpc.method_handlers_generic_handler(
                 health.SERVICE,
@@ -199,7 +203,12 @@ class XdsServer:
                 },
             ),
             grpc.method_handlers_generic_handler(
-                SERVICE, {METHOD: grpc.stream_stream_rpc_method_handler(self._take_reports)}
+                report_messages.SERVICE,
+                {report_messages.METHOD: grpc.stream_stream_rpc_method_handler(self._take_reports)},
+            ),
+            grpc.method_handlers_generic_handler(
+                known_messages.SERVICE,
+                {known_messages.METHOD: grpc.unary_unary_rpc_method_handler(self._is_known)},
             ),
             grpc.method_handlers_generic_handler(
                 not_found.SERVICE,
@@ -216,6 +225,11 @@ class XdsServer:
         async with self._refusing(context):
             await self._not_found.serve(context)
         return b""
+
+    async def _is_known(self, request: bytes, context: Context) -> bytes:
+        async with self._refusing(context):
+            self._door.admit_some_node(identities(context.auth_context()))
+            return self._known.answer(request)
 
     async def _fetch_status(self, request: bytes, context: Context) -> bytes:
         async with self._refusing(context):

@@ -31,12 +31,16 @@ class Grant:
     labels: Mapping[str, tuple[str, ...]] | None = None
     reports: tuple[str, ...] = ()
 
+    @property
+    def reports_only(self) -> bool:
+        """Whether the identity may be no node at all."""
+        return bool(self.reports) and not self.nodes and not self.clusters
+
     def covers(self, node: Node) -> bool:
         """Whether the identity may be this node."""
-        if self.reports and not self.nodes and not self.clusters:
-            return False
         return (
-            _matches(node.id, self.nodes)
+            not self.reports_only
+            and _matches(node.id, self.nodes)
             and _matches(node.cluster, self.clusters)
             and (self.labels is None or all(self._has(*label) for label in node.labels.items()))
         )
