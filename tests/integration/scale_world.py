@@ -23,6 +23,7 @@ from xds_server.mesh.events import (
     WithdrawalStarted,
 )
 from xds_server.mesh.mesh import Mesh
+from xds_server.mesh.misses import NO_MISSES, Misses
 from xds_server.mesh.model import Endpoint, EndpointId, Locality, Service, ServicePort
 from xds_server.mesh.policies import Policy, Selector
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, Pool
@@ -125,6 +126,7 @@ class ScaleWorld:
     Args:
         replicas: how many upstreams.
         linger: seconds that former clusters stay.
+        knows: what the server says of models that no replica has.
         per_model: Envoy has the bootstrap that is meant for a cluster for each model.
         zones: of the replicas, in order; `zone`: Envoy's own, empty for none.
     """
@@ -137,13 +139,14 @@ class ScaleWorld:
         per_model: bool = False,
         zones: Sequence[str] = (),
         zone: str = "",
+        knows: Callable[[str, str], bool] | None = None,
     ) -> None:
         self.replicas = [Replica(f"r{number}") for number in range(replicas)]
         self.mesh = Mesh(on_change=self._changed)
         self.hub = Hub(time.monotonic)
         self.builder = Builder(BuildOptions(access_log=False))
         self.publisher = Publisher(self.mesh, self.builder, self.hub, linger=linger)
-        self.server = XdsServer(self.hub, "127.0.0.1:0")
+        self.server = XdsServer(self.hub, "127.0.0.1:0", knows=knows)
         self.port: dict[str, int] = {}
         self._per_model = per_model
         self._zones = zones or ("",) * replicas
@@ -199,6 +202,7 @@ class ScaleWorld:
         not_loaded: Fallback | None = None,
         replicas: Iterable[int] | None = None,
         labels: dict[str, str] | None = None,
+        misses: Misses = NO_MISSES,
         **rule: Any,
     ) -> None:
         """A pool on a gateway port of its own. `rule`: more fields of its policy."""
@@ -207,7 +211,13 @@ class ScaleWorld:
             if port not in self.port.values():  # drawn one at a time, a port can come up twice
                 self.port[name] = port
         pool = Pool(
-            f"ns/{name}", name, OpenInference(), no_model=no_model, not_loaded=not_loaded, layout=layout
+            f"ns/{name}",
+            name,
+            OpenInference(),
+            no_model=no_model,
+            not_loaded=not_loaded,
+            layout=layout,
+            misses=misses,
         )
         policy = Policy(
             f"ns/{name}", name, selectors=(Selector((KEY,), fallback),), default_subset=labels or {}, **rule

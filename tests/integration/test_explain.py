@@ -207,8 +207,9 @@ async def explained(stack: Stack, path: str, headers: dict[str, str], body: byte
         {"request": {"onDisagreement": "REJECT"}, "onMiss": {"notLoaded": "ANY_ENDPOINT"}},
         {"onMiss": {"noModel": "FALLBACK_MODEL", "notLoaded": "FALLBACK_MODEL", "fallbackModel": "a"}},
         {"onMiss": {"noModel": "ANY_ENDPOINT", "notLoaded": "NOT_FOUND"}},
+        {"onMiss": {"unknown": "NOT_FOUND"}},
     ],
-    ids=["single", "sharded", "reject-any", "fallback-model", "not-found"],
+    ids=["single", "sharded", "reject-any", "fallback-model", "not-found", "unknown"],
 )
 async def test_what_is_explained_is_what_envoy_does(
     stack: Stack, replicas: list[Replica], more: dict[str, Any]
@@ -237,7 +238,7 @@ async def test_what_is_explained_is_what_envoy_does(
 
 @pytest.mark.parametrize("delta", [True], ids=["delta"])
 async def test_the_command_says_it_in_words(stack: Stack, replicas: list[Replica], tmp_path: Any) -> None:
-    await running(stack, replicas)
+    await running(stack, replicas, onMiss={"unknown": "NOT_FOUND"})
 
     async def settled() -> bool:
         told = await explained(stack, "/v2/models/a/infer", {}, b"")
@@ -259,6 +260,9 @@ async def test_the_command_says_it_in_words(stack: Stack, replicas: list[Replica
     assert "envoys    all 1 that ask for it have acknowledged" in said
     assert "stands in for gone, which nobody has" in await run("--model", "gone")
     assert "miss      notLoaded: nobody is READY on no replica" in await run("--model", "nobody")
+    said = await run("--model", "nowhere")
+    assert "miss      unknown: nowhere is READY on no replica" in said
+    assert "and nobody there knows it; policy NOT_FOUND, so Envoy answers 404" in said
     body = tmp_path / "chat.json"
     body.write_text('{"model": "b c"}')
     assert "model     b c, from json" in await run("--path", "/v1/chat/completions", "--body", str(body))

@@ -1,5 +1,6 @@
 """ModelPool: every field, what it becomes, its default, and its place beside a rule."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from config_texts import SERVICE, document, errors, load, pool
 
 from xds_server.mesh.implied import complete
 from xds_server.mesh.layout import LayoutKind, PoolLayout
+from xds_server.mesh.misses import Choice
 from xds_server.mesh.policies import Fallback, Selector
 from xds_server.mesh.pools import DEFAULT_SUBSET_KEY, OpenInference, StaticModels
 
@@ -110,6 +112,79 @@ trafficPolicy:
         )
         (error,) = errors(tmp_path, SERVICE, document("DestinationRule", rule), pool(text))
         assert "spec.onMiss.notLoaded: found ANY_ENDPOINT" in error
+
+
+POOL = "host: models\nsubsetKey: model\nmodels: {openInference: {}}\n"
+
+
+@pytest.mark.parametrize("not_loaded", ["", "notLoaded: NOT_FOUND, ", "notLoaded: UNAVAILABLE, "])
+@pytest.mark.parametrize("choice", ["NOT_FOUND", "UNAVAILABLE", "NO_FALLBACK"])
+def test_an_unknown_model_has_a_choice_of_its_own_and_leaves_the_others_alone(tmp_path, not_loaded, choice):
+    with_it, without = (
+        load(tmp_path, SERVICE, pool(f"{POOL}onMiss: {{{not_loaded}{written}retryAfter: 7s}}")).pools[0]
+        for written in (f"unknown: {choice}, ", "")
+    )
+    assert with_it == replace(without, misses=replace(without.misses, unknown=Choice(choice)))
+    assert without.misses.unknown is None
+
+
+@pytest.mark.parametrize("choice", ["ANY_ENDPOINT", "DEFAULT_SUBSET", "FALLBACK_MODEL"])
+def test_an_unknown_model_goes_to_no_replica(tmp_path, choice):
+    (error,) = errors(tmp_path, SERVICE, pool(f"{POOL}onMiss: {{unknown: {choice}}}"))
+    assert error.endswith(
+        f'spec.onMiss.unknown: found "{choice}"; expected NO_FALLBACK, NOT_FOUND or UNAVAILABLE'
+    )
+
+
+RULE = """
+host: models
+trafficPolicy:
+  loadBalancer:
+    dynamicSubset: {defaultSubset: {stage: prod}, subsetSelectors: [{keys: [model], fallbackPolicy: %s}]}
+"""
+ASKED = "{openInference: {}}"
+
+
+@pytest.mark.parametrize(
+    ("models", "rule", "not_loaded", "why"),
+    [
+        (ASKED, "", "ANY_ENDPOINT", "notLoaded is ANY_ENDPOINT"),
+        (ASKED, "DEFAULT_SUBSET", "DEFAULT_SUBSET", "notLoaded is DEFAULT_SUBSET"),
+        (ASKED, "", "FALLBACK_MODEL, fallbackModel: m", "notLoaded is FALLBACK_MODEL"),
+        (ASKED, "ANY_ENDPOINT", "", "the selector on the key in DestinationRule ml/models says ANY_ENDPOINT"),
+        (
+            ASKED,
+            "DEFAULT_SUBSET",
+            "",
+            "the selector on the key in DestinationRule ml/models says DEFAULT_SUBSET",
+        ),
+        (ASKED, "NO_FALLBACK", "", ""),
+        (ASKED, "NO_FALLBACK", "UNAVAILABLE", ""),
+        (
+            "{modelMesh: }",
+            "",
+            "",
+            "notLoaded is left out, so that any replica of a ModelMesh may load a model",
+        ),
+        ("{modelMesh: }", "", "NO_FALLBACK", ""),
+        ("{modelMesh: }", "NO_FALLBACK", "", ""),
+    ],
+)
+def test_unknown_models_cannot_be_told_apart_where_a_miss_goes_to_a_replica(
+    tmp_path, models, rule, not_loaded, why
+):
+    service = SERVICE
+    if "modelMesh" in models:
+        models = "{modelMesh: {etcd: {connectionFile: /etc/etcd_connection}}}"
+        service = re.sub(r"(address: [\d.]+)", r"\1, labels: {xds-server.dev/pod: p-1}", SERVICE)
+    missed = f"notLoaded: {not_loaded}, " if not_loaded else ""
+    text = pool(f"host: models\nsubsetKey: model\nmodels: {models}\nonMiss: {{{missed}unknown: NOT_FOUND}}")
+    documents = [service, text, *([document("DestinationRule", RULE % rule)] if rule else [])]
+    if not why:
+        assert load(tmp_path, *documents).pools[0].misses.unknown is Choice.NOT_FOUND
+        return
+    (error,) = errors(tmp_path, *documents)
+    assert f"spec.onMiss.unknown: found NOT_FOUND, while {why}: a name that nobody knows goes to" in error
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_the_gateway_that_the_seed_refers_to_is_implied_on_its_port(directory):
                     matches=(RouteMatch(port=8008),),
                     destinations=(Destination("modelmesh-serving", 8033),),
                     header_to_key=(HeaderToKey("model", KEY),),
-                    naming=Naming(RequestNames(), (KEY,)),
+                    naming=Naming(RequestNames(), (KEY,), hosts=("modelmesh-serving",)),
                 ),
             ),
         ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import envoy_data_plane.envoy.config.route.v3 as route_v3
 import envoy_data_plane.envoy.extensions.router.cluster_specifiers.lua.v3 as lua_clusters
 
-from xds_server.explain.naming import Named, named
+from xds_server.explain.naming import Named, named, settings_of
 from xds_server.explain.request import normalised
 from xds_server.explain.routing import Taken, domains, taken
 from xds_server.explain.targets import Target, meant
@@ -167,8 +167,15 @@ def _targets(known: Known, found: Named, request: Request, way: _Way) -> Iterato
             "name": target.name,
             "sent_as": target.sent_as,
             "path": target.path,
-            **_holders(picture, statuses, target, known.now),
+            **_holders(picture, statuses, target, known.now, known=_is_known(known.mesh, way, target.name)),
         }
+
+
+def _is_known(mesh: Mesh, way: _Way, name: str) -> bool:
+    """Whether anybody knows the name of those whom the script asks about; where it asks nobody, of these."""
+    asking = settings_of(way.route).get("misses", {}).get("unknown", {})
+    hosts = asking.get("hosts", [_service_of(way.clusters[0])[0]])
+    return any(mesh.knows(host, name) for host in hosts)
 
 
 def _service_of(cluster: str) -> tuple[str, int]:
@@ -184,7 +191,7 @@ def _cluster_of(way: _Way, model: str) -> str:
 
 
 def _holders(
-    picture: ServicePicture, statuses: tuple[EndpointStatus, ...], target: Target, now: float
+    picture: ServicePicture, statuses: tuple[EndpointStatus, ...], target: Target, now: float, *, known: bool
 ) -> dict[str, Any]:
     holders = [each for each in statuses if target.name in each.routed]
     others = [_other(each, target, now) for each in statuses if target.name not in each.routed]
@@ -201,7 +208,11 @@ def _holders(
         if stand_ins:
             told["holders"] = [_holder(each, None, now) for each in stand_ins]
             return told | {"outcome": "FALLBACK_MODEL", "why": f"{why}; {fallback} stands in for it"}
-    return told | _miss(picture, statuses, "notLoaded", why, now)
+    if known:
+        return told | _miss(picture, statuses, "notLoaded", why, now)
+    why = f"{why}, and nobody there knows it"
+    asks = picture.pool is not None and picture.pool.misses.unknown is not None
+    return told | _miss(picture, statuses, "unknown" if asks else "notLoaded", why, now)
 
 
 def _unnamed(
@@ -225,7 +236,8 @@ def _miss(
     pool = picture.pool
     choice = None
     if pool is not None:
-        choice = pool.misses.no_model if kind == "noModel" else pool.misses.not_loaded
+        choices = {"noModel": pool.misses.no_model, "unknown": pool.misses.unknown}
+        choice = choices.get(kind, pool.misses.not_loaded)
     fallback = _fallback(picture, kind)
     told: dict[str, Any] = {
         "outcome": "MISS",

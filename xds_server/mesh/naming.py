@@ -51,6 +51,7 @@ def with_names(route: Route, pools: Mapping[str, Pool], services: Mapping[str, S
             transcode=_speak_grpc(route, services),
             further=used[0].names,
             misses=used[0].misses,
+            hosts=tuple(pool.host for pool in used),
         ),
     )
 

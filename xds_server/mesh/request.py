@@ -112,7 +112,7 @@ class Naming:
     """What a route to pools does with a request's model: `keys` are the subset keys that get its name.
 
     `further`: what else the pool's models are called.
-    `misses`: what callers are told where nobody has it.
+    `misses`: what callers are told where nobody has it. `hosts`: of the pools, in order.
 
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
     """
@@ -122,3 +122,4 @@ class Naming:
     transcode: bool = False
     further: Names = NO_NAMES
     misses: Misses = NO_MISSES
+    hosts: tuple[str, ...] = ()

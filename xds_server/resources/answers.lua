@@ -3,8 +3,12 @@
 local GRPC_CODES = { ["400"] = "3", ["404"] = "5", ["408"] = "4", ["413"] = "8", ["429"] = "8", ["503"] = "14", ["504"] = "4" }
 local UNREACHED = { UF = true, UC = true, UR = true, LR = true, URX = true }
 local OPENAI_CODES = {
-  noModel = "model_required", notLoaded = "model_not_loaded", holdersDown = "model_unavailable",
+  noModel = "model_required", notLoaded = "model_not_loaded", unknown = "model_not_found",
+  holdersDown = "model_unavailable",
 }
+-- A worker has two copies of this script for each listener (filters.py): together they ask 200 times a second.
+local ASKS_A_SECOND, ASK_MS = 100, 1000
+local UNKNOWN = "\0\0\0\0\2\8\2" -- as a gRPC message: protos/known.proto
 local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 
 local function quoted(text)
@@ -29,9 +33,57 @@ local function missed(flags, model)
   return nil
 end
 
+-- What this worker has asked the server in the present second, and was told.
+local asked = { second = 0, count = 0, unknown = {} }
+
+local function field(tag, text)
+  local size, length = #text, ""
+  while size > 127 do
+    length, size = length .. char(size % 128 + 128), math.floor(size / 128)
+  end
+  return char(tag) .. length .. char(size) .. text
+end
+
+local function framed(message)
+  local size, length = #message, ""
+  for _ = 1, 4 do
+    length, size = char(size % 256) .. length, math.floor(size / 256)
+  end
+  return "\0" .. length .. message
+end
+
+-- Whether the server says that nobody knows the model; no word from it is a no. Waiting for it ends the life
+-- of all that was asked of the request before.
+local function is_unknown(h, asking, model)
+  local question = ""
+  for _, host in ipairs(asking.hosts) do
+    question = question .. field(10, host)
+  end
+  question = question .. field(18, model)
+  local second = os.time()
+  if asked.second ~= second then
+    asked = { second = second, count = 0, unknown = {} }
+  end
+  local now = asked
+  if now.unknown[question] == nil and now.count < ASKS_A_SECOND then
+    now.count = now.count + 1
+    local headers = {
+      [":method"] = "POST", [":path"] = asking.path, [":authority"] = asking.cluster,
+      ["content-type"] = "application/grpc", te = "trailers",
+    }
+    -- A body that comes meanwhile could not be replaced any more: it is held first, if there is one.
+    h:body()
+    -- A bootstrap of another make may have no such cluster.
+    local made, _, answer = pcall(h.httpCall, h, asking.cluster, headers, framed(question), ASK_MS)
+    now.unknown[question] = made and answer == UNKNOWN
+  end
+  return now.unknown[question] or false
+end
+
 local MESSAGES = {
   noModel = function() return "the request names no model" end,
   notLoaded = function(model) return "model " .. model .. " is loaded on no replica" end,
+  unknown = function(model) return "model " .. model .. " is not known here" end,
   holdersDown = function(model) return "no replica that has model " .. model .. " can be reached" end,
 }
 
@@ -91,11 +143,16 @@ function envoy_on_response(h)
   local lb = metadata:get(LB)
   local model = lb and lb[config.keys[1]]
   local kind = missed(flags, model)
+  local misses = config.misses or {}
+  if kind == "notLoaded" and misses.unknown then
+    kind = is_unknown(h, misses.unknown, model) and "unknown" or kind
+    headers, metadata = h:headers(), h:streamInfo():dynamicMetadata()
+  end
   local message
   if kind then
     metadata:set(OWN, "miss", kind)
     message = MESSAGES[kind](model)
-    local answer = config.misses and config.misses[kind]
+    local answer = misses[kind]
     if answer then
       status = answer.status or status
       if answer.retry_after then

@@ -17,8 +17,10 @@ import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
 from envoy_data_plane.google.protobuf import Any, ListValue, Struct, Value
 
+from xds_server.known_messages import IS_KNOWN_PATH
 from xds_server.mesh.misses import Choice
 from xds_server.mesh.request import OnDisagreement
+from xds_server.resources.bootstrap import XDS_CLUSTER
 from xds_server.resources.direct import places
 from xds_server.resources.filters import (
     ANSWERS,
@@ -38,7 +40,6 @@ from xds_server.resources.variant import Variant, absent, chunks, is_grpc, path_
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from xds_server.mesh.misses import Misses
     from xds_server.mesh.names import Names, Split
     from xds_server.mesh.request import JsonBody, Naming
 
@@ -121,7 +122,7 @@ def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
         settings["reject"] = True
     if reroute:
         settings["reroute"] = True
-    settings.update(_misses(naming.misses))
+    settings.update(_misses(naming))
     return settings
 
 
@@ -149,11 +150,13 @@ def _split(split: Split) -> dict[str, object]:
     return told
 
 
-def _misses(misses: Misses) -> dict[str, object]:
+def _misses(naming: Naming) -> dict[str, object]:
     """What the script tells callers of a miss, and the model that stands in for one that is missing."""
+    misses = naming.misses
     told = {
         "noModel": _answer(misses.no_model, misses.retry_after),
         "notLoaded": _answer(misses.not_loaded, misses.retry_after),
+        "unknown": _unknown(naming),
         "holdersDown": _answer(misses.holders_down, misses.retry_after),
     }
     settings: dict[str, object] = {"misses": {kind: answer for kind, answer in told.items() if answer}}
@@ -164,6 +167,15 @@ def _misses(misses: Misses) -> dict[str, object]:
             "not_loaded": misses.falls_back,
         }
     return settings
+
+
+def _unknown(naming: Naming) -> dict[str, object]:
+    """What the script tells of a model that nobody knows, and whom it asks whether that is so."""
+    misses = naming.misses
+    if misses.unknown is None:
+        return {}
+    answer = _answer(misses.unknown, misses.retry_after)
+    return {**answer, "cluster": XDS_CLUSTER, "path": IS_KNOWN_PATH, "hosts": list(naming.hosts)}
 
 
 def _answer(choice: Choice | None, retry_after: int) -> dict[str, object]:

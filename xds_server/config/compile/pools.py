@@ -8,7 +8,13 @@ from pydantic.alias_generators import to_camel
 
 from xds_server.config.compile.consistent_hash import check_consistent_hash
 from xds_server.config.compile.modelmesh import model_mesh
-from xds_server.config.compile.pool_misses import check_default_subset, fallback_of, misses_of
+from xds_server.config.compile.pool_misses import (
+    check_default_subset,
+    check_unknown,
+    fallback_of,
+    misses_of,
+    selectors_on,
+)
 from xds_server.config.compile.pool_names import names_of
 from xds_server.config.compile.pool_request import request_names
 from xds_server.config.compile.runtimes import asked, check_port
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from xds_server.config.compile.context import Context
     from xds_server.config.documents import Document
     from xds_server.config.documents.model_pool import ModelPoolSpec
-    from xds_server.mesh.policies import Policy, Selector
+    from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Discovery
 
 _MODELS = ("spec", "models")
@@ -43,6 +49,7 @@ def compile_pools(documents: Iterable[Document[ModelPoolSpec]], context: Context
             continue
         policy = context.policies.get(service.host)
         check_default_subset(document, policy, context)
+        check_unknown(document, policy, context)
         if policy is not None:
             _check_against(policy, document, context)
             check_consistent_hash(document, policy, context)
@@ -74,7 +81,7 @@ def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: C
     if not policy.selectors:
         return
     spec = document.spec
-    selectors = _selectors_on(policy, spec.subset_key)
+    selectors = selectors_on(policy, spec.subset_key)
     rule = context.declared_by["policy", policy.host].subject
     if not selectors:
         problem = document.place.problem(
@@ -92,12 +99,6 @@ def _check_against(policy: Policy, document: Document[ModelPoolSpec], context: C
             "the same in both, or notLoaded left out",
         )
         context.problems.append(problem)
-
-
-def _selectors_on(policy: Policy, key: str) -> list[Selector]:
-    """The selector on exactly this key, or else all that have it among theirs."""
-    selectors = [selector for selector in policy.selectors if key in selector.keys]
-    return [selector for selector in selectors if selector.keys == (key,)] or selectors
 
 
 def _mend(policy: Policy, key: str) -> str:

@@ -27,10 +27,11 @@ class _OneOf:
 
 
 class OnMissPart(Part):
-    """A request that names no model; one that is loaded nowhere; one whose holders are all down."""
+    """What becomes of a request without a model, or with one that is nowhere, unknown or out of reach."""
 
     no_model: Annotated[Choice, BeforeValidator(_OneOf(_ALL))] | None = None
     not_loaded: Annotated[Choice, BeforeValidator(_OneOf(_ALL))] | None = None
+    unknown: Annotated[Choice, BeforeValidator(_OneOf(_ANSWERS))] | None = None
     holders_down: Annotated[Choice, BeforeValidator(_OneOf(_ANSWERS))] | None = None
     fallback_model: NonEmpty | None = None
     retry_after: WholeSeconds = float(NO_MISSES.retry_after)
