@@ -72,6 +72,9 @@ class Misses:
             _post, self.stack.port, OPENAI, {"model": model} if model else {"a": 1}
         )
 
+    async def openai_by_header(self, model: str) -> tuple[int, Any, dict[str, str]]:
+        return await asyncio.to_thread(_post, self.stack.port, f"{OPENAI}?a=b", {}, {"model": model})
+
     async def grpc(self, model: str) -> tuple[str, str]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.stack.port}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -85,12 +88,14 @@ class Misses:
         return [json.loads(line) for line in envoy.log.splitlines() if line.startswith('{"')]
 
 
-def _post(port: int, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+def _post(
+    port: int, path: str, body: dict[str, Any], more: dict[str, str] | None = None
+) -> tuple[int, Any, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         # GET, and no body that is not needed: the stand-in knows nothing else.
         text = json.dumps(body) if body else None
-        connection.request("GET", path, text, {"content-type": "application/json"})
+        connection.request("GET", path, text, {"content-type": "application/json"} | (more or {}))
         response = connection.getresponse()
         text = response.read().decode()
         headers = {name.lower(): value for name, value in response.getheaders()}
@@ -160,6 +165,8 @@ async def test_each_miss_in_each_protocol(
         assert openai[case][:2] == (status, openai_error(message, code, kind))
         retry = "7" if on_miss is UNAVAILABLE else None
         assert v2[case][2].get("retry-after") == openai[case][2].get("retry-after") == retry
+    # The path tells the protocol, wherever the name is.
+    assert (await misses.openai_by_header("nowhere"))[:2] == openai["notLoaded"][:2]
     assert await misses.grpc("") == (grpc_status, texts["noModel"][0])
     assert await misses.grpc("nowhere") == (grpc_status, texts["notLoaded"][0])
     assert await misses.grpc("down") == (grpc_status, texts["holdersDown"][0])

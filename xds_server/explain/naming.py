@@ -62,12 +62,17 @@ def named(route: route_v3.Route, request: Request) -> Named:
     if not settings.get("keys"):
         return Named(keys=keys)
     path = request.path
-    if path.partition("?")[0] in settings.get("without", ()) or any(
-        path.startswith(start) for start in settings.get("without_below", ())
-    ):
+    if any(_is(each, path) for each in settings.get("without", ())):
         return Named(concerns_none=True, keys=keys)
     offers = [*_in_headers(settings, request), *_in_path(settings, path), *_in_body(route, request)]
     return _chosen(offers, settings, keys)
+
+
+def _is(pattern: str, path: str) -> bool:
+    """Whether a path is the one written, its query apart, or begins with one that has `*` at its end."""
+    if pattern.endswith("*"):
+        return path.startswith(pattern[:-1])
+    return path.partition("?")[0] == pattern
 
 
 def settings_of(route: route_v3.Route) -> dict[str, Any]:

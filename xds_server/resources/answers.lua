@@ -92,9 +92,8 @@ local function text_of(h)
   return body and body:getBytes(0, body:length()) or ""
 end
 
-local function say(h, config, status, message, kind, head)
+local function say(h, config, status, message, kind, head, openai)
   local headers = h:headers()
-  local own = h:streamInfo():dynamicMetadata():get(OWN) or {}
   local translated = config.transcode and headers:get("grpc-status") ~= nil
   local content = headers:get("content-type") or ""
   if not translated and sub(content, 1, 16) == "application/grpc" then
@@ -107,7 +106,7 @@ local function say(h, config, status, message, kind, head)
     headers:remove("grpc-message")
   end
   local text
-  if own.shape == "openai" then
+  if openai then
     local class = byte(status, 1) == 53 and "server_error" or "invalid_request_error"
     text = '{"error":{"message":' .. quoted(message) .. ',"type":"' .. class .. '","param":null,"code":'
       .. (kind and '"' .. OPENAI_CODES[kind] .. '"' or "null") .. "}}"
@@ -139,7 +138,7 @@ function envoy_on_response(h)
   headers:remove("x-xds-flags")
   local config = settings(h)
   local metadata = h:streamInfo():dynamicMetadata()
-  local status, method, flags = match(why, "^(%d+) (%S+) (.*)$")
+  local status, method, flags, path = match(why, "^(%d+) (%S+) (%S+) (.*)$")
   local lb = metadata:get(LB)
   local model = lb and lb[config.keys[1]]
   local kind = missed(flags, model)
@@ -169,5 +168,5 @@ function envoy_on_response(h)
       message = "status " .. status
     end
   end
-  say(h, config, status, message, kind, method == "HEAD")
+  say(h, config, status, message, kind, method == "HEAD", is_one_of(config.openai, path))
 end

@@ -38,8 +38,8 @@ TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 """The filters' names in the chain; a route's own rules are given under them."""
 
 FLAGS_HEADER = "x-xds-flags"
-"""On Envoy's own answers, until the script takes it off: the status, the request's method, and why no replica
-has answered."""
+"""On Envoy's own answers, until the script takes it off: the status, the request's method, why no replica has
+answered, and the request's path."""
 
 OWN_NAMESPACE = "xds-server"
 """The metadata namespace in which a request's facts stand for the access log and the script."""
@@ -122,7 +122,9 @@ def local_replies() -> hcm.LocalReplyConfig:
             accesslog.AccessLogFilter(metadata_filter=seen),
         ]
     )
-    why = core.HeaderValue(key=FLAGS_HEADER, value="%RESPONSE_CODE% %REQ(:METHOD)% %RESPONSE_FLAGS%")
+    why = core.HeaderValue(
+        key=FLAGS_HEADER, value="%RESPONSE_CODE% %REQ(:METHOD)% %RESPONSE_FLAGS% %REQ(:PATH)%"
+    )
     return hcm.LocalReplyConfig(
         mappers=[
             hcm.ResponseMapper(

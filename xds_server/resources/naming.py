@@ -19,7 +19,7 @@ from envoy_data_plane.google.protobuf import Any, ListValue, Struct, Value
 
 from xds_server.known_messages import IS_KNOWN_PATH
 from xds_server.mesh.misses import Choice
-from xds_server.mesh.request import OnDisagreement
+from xds_server.mesh.request import JSON_PATHS, OnDisagreement
 from xds_server.resources.bootstrap import XDS_CLUSTER
 from xds_server.resources.direct import places
 from xds_server.resources.filters import (
@@ -51,7 +51,6 @@ _CAPTURE = "([^/?]+)"
 _LUA_MAGIC = re.compile(r"([-^$()%.\[\]*+?])")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _SEEN = {"from": "none"}
-_HELD = {**_SEEN, "shape": "openai"}
 
 
 def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[Variant]:
@@ -81,7 +80,7 @@ def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[
             JSON_TO_METADATA: _json_rules(body),
         }
         for paths in chunks(body.paths):
-            yield Variant("#json", (path_is(paths), *unnamed), filters, max_body=body.max_bytes, marks=_HELD)
+            yield Variant("#json", (path_is(paths), *unnamed), filters, max_body=body.max_bytes, marks=_SEEN)
     if naming.transcode:
         translated = _script({**script, "transcode": True, "max_bytes": TRANSLATED_BYTES})
         filters = {LUA: translated, TRANSCODER: enabled()}
@@ -110,11 +109,8 @@ def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
         "headers": list(names.headers),
         "paths": [lua_pattern(template) for template in names.paths],
         "any_key": ANY_KEY,
-        "without": [path for path in names.without_model if not path.endswith("/*")],
-        "without_below": [
-            *(path[:-1] for path in names.without_model if path.endswith("/*")),
-            *GRPC_WITHOUT_MODEL,
-        ],
+        "without": [*names.without_model, *(f"{start}*" for start in GRPC_WITHOUT_MODEL)],
+        "openai": list(names.json.paths if names.json is not None else JSON_PATHS),
     }
     if further := _further(naming.further):
         settings["names"] = further

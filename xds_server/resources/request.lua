@@ -14,6 +14,32 @@ local GRPC_FIELDS = "envoy.filters.http.grpc_field_extraction"
 -- A route's settings by their id: taken apart once in each worker.
 local known = {}
 
+-- Paths, of which one that ends with an asterisk stands for all that begin so.
+local function paths(list)
+  local found = { exact = {}, starts = {} }
+  for _, path in ipairs(list or {}) do
+    if sub(path, -1) == "*" then
+      found.starts[#found.starts + 1] = sub(path, 1, -2)
+    else
+      found.exact[path] = true
+    end
+  end
+  return found
+end
+
+local function is_one_of(found, path)
+  local query = find(path, "?", 1, true)
+  if found.exact[query and sub(path, 1, query - 1) or path] then
+    return true
+  end
+  for _, start in ipairs(found.starts) do
+    if sub(path, 1, #start) == start then
+      return true
+    end
+  end
+  return false
+end
+
 local function settings(h)
   local context = h:filterContext()
   local id = context:get("id")
@@ -29,15 +55,12 @@ local function settings(h)
       max_bytes = context:get("max_bytes"),
       misses = context:get("misses"),
       any_key = context:get("any_key"),
-      without = {},
-      without_below = context:get("without_below") or {},
+      without = paths(context:get("without")),
+      openai = paths(context:get("openai")),
       fallback = context:get("fallback"),
       names = context:get("names"),
       json_key = context:get("json_key"),
     }
-    for _, path in ipairs(context:get("without") or {}) do
-      found.without[path] = true
-    end
     known[id] = found
   end
   return found
@@ -178,19 +201,6 @@ local function untranslatable(h)
   return nil
 end
 
-local function concerns_no_model(path, config)
-  local query = find(path, "?", 1, true)
-  if config.without[query and sub(path, 1, query - 1) or path] then
-    return true
-  end
-  for _, start in ipairs(config.without_below) do
-    if sub(path, 1, #start) == start then
-      return true
-    end
-  end
-  return false
-end
-
 local function refuse(h, status, message)
   h:respond({ [":status"] = tostring(status), ["content-type"] = "text/plain" }, message)
 end
@@ -218,7 +228,7 @@ function envoy_on_request(h)
     return refuse(h, 400, problem)
   end
   local path = headers:get(":path")
-  if concerns_no_model(path, config) then
+  if is_one_of(config.without, path) then
     metadata:set(LB, config.any_key, "1")
     return
   end
