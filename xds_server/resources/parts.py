@@ -23,11 +23,13 @@ LB_NAMESPACE = "envoy.lb"
 _VERSION_BYTES = 10
 """20 hexadecimal digits: enough that no two contents of one name ever meet, short enough to read."""
 
-DIGEST_BYTES = 16
-"""Of a part's digest, of which versions are made."""
+_DIGEST_BYTES = 16
 
-_SUM_BITS = 256
-"""Of the sum of digests that a type's version is made of."""
+SUM_BYTES = 32
+"""Of a sum of digests: what a version is made of where one part of many changes."""
+
+SUM = 2 ** (8 * SUM_BYTES)
+"""Sums are taken modulo this."""
 
 
 def packed(message: Message) -> Any:
@@ -128,30 +130,38 @@ def _counted(
     gone: Iterable[Resource],
     withheld: frozenset[str],
 ) -> CountedType:
-    total = (before + sum(map(_summand, come)) - sum(map(_summand, gone))) % 2**_SUM_BITS
-    version = version_of((total.to_bytes(_SUM_BITS // 8),))
+    total = (before + sum(map(_digest, come)) - sum(map(_digest, gone))) % SUM
+    version = version_of((total.to_bytes(SUM_BYTES),))
     return CountedType(TypeSnapshot(by_name, version, withheld), total)
 
 
-def _summand(each: Resource) -> int:
-    hashed = hashlib.blake2b(digest_size=_SUM_BITS // 8)
-    _feed(hashed, (each.name.encode(), each.version.encode()))
+def _digest(each: Resource) -> int:
+    return summand((each.name.encode(), each.version.encode()))
+
+
+def summand(parts: Iterable[bytes]) -> int:
+    """Digest a part of many, to be added to their sum (modulo SUM), and taken from it when it goes.
+
+    A sum depends on nothing but the parts, however they came; so it can be carried on.
+    """
+    hashed = hashlib.blake2b(digest_size=SUM_BYTES)
+    _feed(hashed, parts)
     return int.from_bytes(hashed.digest())
 
 
 def digest(part: bytes) -> bytes:
-    """Hash a part of a resource, of which the resource's version is then made."""
-    return hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest()
+    """Hash a text of any length to a short name for it."""
+    return hashlib.blake2b(part, digest_size=_DIGEST_BYTES).digest()
 
 
-def version_of(parts: Iterable[bytes | bytearray]) -> str:
+def version_of(parts: Iterable[bytes]) -> str:
     """Hash what determines a content: equal on every replica, after every restart."""
     hashed = hashlib.blake2b(digest_size=_VERSION_BYTES)
     _feed(hashed, parts)
     return hashed.hexdigest()
 
 
-def _feed(hashed: hashlib.blake2b, parts: Iterable[bytes | bytearray]) -> None:
+def _feed(hashed: hashlib.blake2b, parts: Iterable[bytes]) -> None:
     for part in parts:
         # The length keeps ("ab", "c") and ("a", "bc") apart.
         hashed.update(len(part).to_bytes(8))

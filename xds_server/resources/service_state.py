@@ -7,29 +7,24 @@ that chose their cluster before the routes changed are still on their way to it.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import compress, count
-from operator import is_not
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.layout import LayoutKind
-from xds_server.mesh.model import PlacedEndpoint
+from xds_server.mesh.placed import differences
 from xds_server.resources import law
 from xds_server.resources.laid import Laid, Work
 from xds_server.resources.layouts import Choice, Misses, choose, held_step, single
 from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from xds_server.mesh.model import ServicePicture
+    from xds_server.mesh.model import PlacedEndpoint, ServicePicture
     from xds_server.resources.clusters import ClusterEncoder
     from xds_server.resources.members import Key
     from xds_server.resources.pacing import Pace
     from xds_server.resources.shards import Layout, Shard, Sharding, Target
     from xds_server.resources.views import ShardResources
-
-Change = tuple[PlacedEndpoint | None, PlacedEndpoint | None]
-"""An endpoint as it was and as it is; None where it was not or is not there."""
 
 
 class ServiceState:
@@ -72,7 +67,7 @@ class ServiceState:
     def show(self, picture: ServicePicture, pace: Pace | None) -> bool:
         """Take a picture over. Returns whether the layout is another one."""
         before, self.picture = self.picture, picture
-        changes = changed(before.endpoints, picture.endpoints)
+        changes = differences(before.endpoints, picture.endpoints)
         for old, new in changes:
             self._count(old, -1)
             self._count(new, 1)
@@ -187,19 +182,6 @@ class ServiceState:
         )
         before = self.requires.get(target)
         return before if before == required and before is not None else required
-
-
-def changed(before: Sequence[PlacedEndpoint], after: Sequence[PlacedEndpoint]) -> list[Change]:
-    """List the endpoints that differ. Both are sorted by id, each id once."""
-    if len(before) == len(after):
-        # In C from end to end: most often one of thousands is another object.
-        places = list(compress(count(), map(is_not, before, after)))
-        if all(before[place].endpoint.id == after[place].endpoint.id for place in places):
-            return [(before[place], after[place]) for place in places]
-    old = {each.endpoint.id: each for each in before}
-    new = {each.endpoint.id: each for each in after}
-    pairs = ((old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()))
-    return [(one, other) for one, other in pairs if one is not other]
 
 
 def _rules(picture: ServicePicture) -> tuple[object, ...]:
