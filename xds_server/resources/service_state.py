@@ -7,6 +7,7 @@ that chose their cluster before the routes changed are still on their way to it.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.layout import LayoutKind
@@ -44,7 +45,7 @@ class ServiceState:
         self.former: list[Laid] = []
         """Layouts that routes have left, the oldest first."""
         self._ended: set[Shard] = set()
-        self.targets: dict[Target, Mapping[Shard, ShardResources]] = {}
+        self.targets: dict[Target, dict[Shard, ShardResources]] = {}
         self.requires: dict[Target, frozenset[tuple[str, str]]] = {}
         """What routes to a target wait for: the clusters and assignments that exist and are sent."""
 
@@ -64,8 +65,11 @@ class ServiceState:
             return tuple(shard.name for shards in self.targets.values() for shard in shards)
         return tuple(name for laid in self._all() for name in laid.names_for(model))
 
-    def show(self, picture: ServicePicture, pace: Pace | None) -> bool:
-        """Take a picture over. Returns whether the layout is another one."""
+    def show(self, picture: ServicePicture, pace: Pace | None, since: float = inf) -> bool:
+        """Take a picture over; `since`: when the first change in it happened.
+
+        Returns whether the layout is another one.
+        """
         before, self.picture = self.picture, picture
         changes = differences(before.endpoints, picture.endpoints)
         for old, new in changes:
@@ -77,9 +81,9 @@ class ServiceState:
         misses = Misses.of(picture.policy, picture.pool)
         for laid in self._all():
             if laid.misses == misses:
-                laid.show(picture, changes, other_rules=other_rules)
+                laid.show(picture, changes, other_rules=other_rules, since=since)
             else:
-                laid.show_all(picture, misses)
+                laid.show_all(picture, misses, since)
         return self._choose_again(pace)
 
     def drop(self, laid: Laid) -> None:
@@ -95,9 +99,12 @@ class ServiceState:
             keys = [key for key in laid.stale if pace is None or self._may(laid, key, pace, urgent=urgent)]
             if keys:
                 laid.encode(keys, clusters, work)
-        work.changed.update(dict.fromkeys(self._ended))
-        self._ended = set()
-        if work.changed:
+        ended, self._ended = self._ended, set()
+        others = bool(ended) or not self.requires
+        for shard, made in work.changed.items():
+            others |= made is not None and self._put(shard, made)
+        work.changed.update(dict.fromkeys(ended))
+        if work.changed and others:
             self.collect()
         return work
 
@@ -161,8 +168,20 @@ class ServiceState:
             if not self._holders[model]:
                 del self._holders[model]
 
+    def _put(self, shard: Shard, made: ShardResources) -> bool:
+        """Put a shard's new resources among the others; returns whether routes wait for others now.
+
+        What each new model adds to a layout by model is no reason to wait: the routes name no cluster.
+        """
+        shards = self.targets.setdefault((shard.host, shard.port), {})
+        before = shards.get(shard)
+        shards[shard] = made
+        if self.layout.kind is LayoutKind.PER_MODEL:
+            return False
+        return before is None or (before.assignment is None) is not (made.assignment is None)
+
     def collect(self) -> None:
-        """Put the shards of all layouts together, by target."""
+        """Put the shards of all layouts together anew, by target."""
         targets: dict[Target, dict[Shard, ShardResources]] = {}
         for laid in self._all():
             for shard, made in laid.shards.items():

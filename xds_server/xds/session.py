@@ -12,11 +12,12 @@ from xds_server.xds import delta, heartbeat, order, sotw
 from xds_server.xds.ledger import Rejection, Sent
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
+from xds_server.xds.snapshot import Audience
 from xds_server.xds.status import ClientStatus, type_status
 from xds_server.xds.watch import Verdict, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from xds_server.xds.hub import Hub
     from xds_server.xds.model import TypeSnapshot
@@ -32,6 +33,7 @@ class Session:
 
     __slots__ = (
         "__weakref__",
+        "_audience",
         "_closed",
         "_heart",
         "_hub",
@@ -42,7 +44,6 @@ class Session:
         "number",
         "opened_at",
         "peer",
-        "snapshot",
         "variant",
         "wake",
         "watches",
@@ -63,7 +64,7 @@ class Session:
         self.peer = peer
         self.opened_at = hub.clock()
         self.node: Node | None = None
-        self.snapshot: Snapshot = EMPTY_SNAPSHOT
+        self._audience = Audience(None, EMPTY_SNAPSHOT)
         self.watches: dict[str, Watch] = {}
         self.wake = wake
         self._hub = hub
@@ -74,6 +75,11 @@ class Session:
         self._warming: frozenset[str] = frozenset()
         """Assignments of clusters that were sent before this stream asked for any assignment."""
         self._closed = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the client is entitled to, as of the last publication."""
+        return self._audience.snapshot
 
     @property
     def id(self) -> str:
@@ -92,7 +98,7 @@ class Session:
         watch = self.watches.get(request.type_url) or self._watch(self._type_of(request))
         if self.node is None:
             self.node = request.node or Node("", "")
-            self.snapshot = self._hub.view_of(self.node)
+            self._hub.seat(self)
         self._hub.stats.requests[watch.counted] += 1
         first = watch.fresh
         if first:
@@ -162,13 +168,11 @@ class Session:
             watch.rounds.answered(outstanding.serial)
         return True
 
-    def show(self, move: Move) -> None:
-        """The node's view from now on. Whoever calls this also marks what differs."""
-        self.snapshot = move.after
-        if CLUSTER in move.changes and self.aggregated:
-            clusters = self.watches.get(CLUSTER)
-            if clusters is not None and clusters.whole:
-                _retain(clusters, move)
+    def sit(self, audience: Audience) -> None:
+        """See what this audience sees from now on."""
+        self._audience.sessions.discard(self.number)
+        self._audience = audience
+        audience.sessions.add(self.number)
 
     # Out
 
@@ -346,16 +350,21 @@ class Session:
             for watch in self.watches.values():
                 watch.withdraw()
             self.watches.clear()
+            self._audience.sessions.discard(self.number)
             self._hub.leave(self)
 
 
-def _retain(clusters: Watch, move: Move) -> None:
-    """Keep what vanished for whole responses to include, until it may be removed."""
+def retain(clusters: Watch, names: Iterable[str], move: Move) -> None:
+    """Of the clusters that a move changed, keep what vanished for whole responses to include.
+
+    Until it may be removed, which only a stream of several types can tell.
+    """
     old, new = move.before.of(CLUSTER).resources, move.after.of(CLUSTER).resources
-    for name in new.keys() & clusters.retained.keys():
-        del clusters.retained[name]
     outstanding = clusters.ledger.outstanding
-    for name in old.keys() - new.keys():
-        sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
-        if sent and clusters.subscription.covers(name):
-            clusters.retained[name] = old[name]
+    for name in names:
+        if name in new:
+            clusters.retained.pop(name, None)
+        elif name in old:
+            sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
+            if sent and clusters.subscription.covers(name):
+                clusters.retained[name] = old[name]
