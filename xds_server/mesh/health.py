@@ -29,8 +29,6 @@ from xds_server.mesh.events import FailureKind
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xds_server.mesh.pools import Asked
     from xds_server.mesh.reports import Record
     from xds_server.mesh.status import Failure

@@ -21,6 +21,7 @@ CHUNK = 64
 """Endpoints in a chunk that is made; one may grow to twice of it."""
 
 Chunk = tuple["PlacedEndpoint", ...]
+Order = tuple[str, int]
 Change = tuple["PlacedEndpoint | None", "PlacedEndpoint | None"]
 """An endpoint as it was and as it is; None where it was not or is not there."""
 
@@ -30,13 +31,19 @@ class PlacedEndpoints(Sequence["PlacedEndpoint"]):
 
     __slots__ = ("_firsts", "_length", "chunks")
 
-    def __init__(self, placed: Iterable[PlacedEndpoint] = ()) -> None:
-        self.chunks: tuple[Chunk, ...] = tuple(_split(sorted(placed, key=_order)))
-        self._measure()
+    def __init__(self, chunks: Sequence[Chunk] = (), firsts: Sequence[Order] | None = None) -> None:
+        self.chunks = tuple(chunks)
+        self._firsts = [_order(chunk[0]) for chunk in chunks] if firsts is None else firsts
+        self._length = sum(map(len, chunks))
+
+    @classmethod
+    def of(cls, placed: Iterable[PlacedEndpoint]) -> PlacedEndpoints:
+        """Put endpoints in order."""
+        return cls(_split(sorted(placed, key=_order)))
 
     def changed(self, changes: Mapping[EndpointId, PlacedEndpoint | None]) -> PlacedEndpoints:
         """Put these in the places of their ids; None: the endpoint is there no more, if it was."""
-        by_chunk: dict[int, list[tuple[tuple[str, int], PlacedEndpoint | None]]] = {}
+        by_chunk: dict[int, list[tuple[Order, PlacedEndpoint | None]]] = {}
         for key, placed in changes.items():
             order = key.address, key.port
             place = max(0, bisect_right(self._firsts, order) - 1)
@@ -47,19 +54,9 @@ class PlacedEndpoints(Sequence["PlacedEndpoint"]):
             chunk = list(chunks[place]) if chunks else []
             moved += sum(_put(chunk, order, placed) for order, placed in by_chunk[place])
             chunks[place : place + 1] = [tuple(chunk)] if 0 < len(chunk) <= 2 * CHUNK else _split(chunk)
-        made = PlacedEndpoints.__new__(PlacedEndpoints)
-        made.chunks = tuple(chunks)
-        if moved:
-            made._measure()
-            if len(made.chunks) > 2 + 4 * len(made) // CHUNK:  # so many have left that chunks are crumbs
-                return PlacedEndpoints(made)
-        else:
-            made._firsts, made._length = self._firsts, self._length
-        return made
-
-    def _measure(self) -> None:
-        self._firsts = [_order(chunk[0]) for chunk in self.chunks]
-        self._length = sum(map(len, self.chunks))
+        made = PlacedEndpoints(chunks, None if moved else self._firsts)
+        crumbs = len(made.chunks) > 2 + 4 * len(made) // CHUNK  # so many have left
+        return PlacedEndpoints.of(made) if crumbs else made
 
     def __len__(self) -> int:
         return self._length
@@ -123,7 +120,7 @@ def _in_place(old: Chunk, new: Chunk) -> list[tuple[PlacedEndpoint, PlacedEndpoi
     return [(old[place], new[place]) for place in places]
 
 
-def _put(chunk: list[PlacedEndpoint], order: tuple[str, int], placed: PlacedEndpoint | None) -> bool:
+def _put(chunk: list[PlacedEndpoint], order: Order, placed: PlacedEndpoint | None) -> bool:
     """Put one endpoint in; returns whether the chunk has others now."""
     place = bisect_left(chunk, order, key=_order)
     present = place < len(chunk) and _order(chunk[place]) == order
@@ -139,7 +136,7 @@ def _split(chunk: Sequence[PlacedEndpoint]) -> list[Chunk]:
     return [tuple(chunk[start : start + CHUNK]) for start in range(0, len(chunk), CHUNK)]
 
 
-def _order(placed: PlacedEndpoint) -> tuple[str, int]:
+def _order(placed: PlacedEndpoint) -> Order:
     """Sort the endpoints of one service by plain values: comparing ids themselves takes ten times as long."""
     which = placed.endpoint.id
     return which.address, which.port

@@ -43,12 +43,11 @@ STATIC_SOURCE = "static"
 
 
 class _Told(NamedTuple):
-    """What is known of one endpoint by itself: its own names, the adapters that it tells of with their
-    bases, what is withdrawn, and whether Envoy may use it.
-    """
+    """What is known of one endpoint by itself. `healthy`: Envoy may use it."""
 
     own: tuple[str, ...]
     bases: frozenset[tuple[str, str]]
+    """The adapters that it tells of, each with its base."""
     withdrawn: frozenset[str]
     healthy: bool
 
@@ -211,7 +210,9 @@ class ServiceView:
         before = self._picture
         if before is not None and before.known == known and not self._changes and not fresh:
             return False
-        self._shown = PlacedEndpoints(self._placed.values()) if fresh else self._shown.changed(self._changes)
+        self._shown = (
+            PlacedEndpoints.of(self._placed.values()) if fresh else self._shown.changed(self._changes)
+        )
         self._changes.clear()
         after = ServicePicture(self._service, self._shown, self._policy, self._pool, known)
         if before == after:

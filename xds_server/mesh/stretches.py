@@ -27,6 +27,10 @@ class Stretches:
         """The latest first: minus the beginning. Here and below some are of stretches that are no more."""
         self._ends: list[tuple[float, EndpointId]] = []
 
+    def __len__(self) -> int:
+        """How many are held at most, those that are no more included."""
+        return max(len(self._begins), len(self._ends))
+
     def put(self, endpoint: EndpointId, record: Record | None) -> None:
         """Take an endpoint's record as it is now; None: it has left, or has none."""
         if record is None or record.reported_at is None:
@@ -36,7 +40,7 @@ class Stretches:
         if self._of.get(endpoint) == (begin, end):
             return
         self._of[endpoint] = begin, end
-        if max(len(self._begins), len(self._ends)) > 2 * len(self._of) + 16:
+        if len(self) > 2 * len(self._of) + 16:
             self._begins = [(-begin, key) for key, (begin, _) in self._of.items()]
             self._ends = [(end, key) for key, (_, end) in self._of.items()]
             heapq.heapify(self._begins)

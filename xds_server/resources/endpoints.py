@@ -162,7 +162,7 @@ class _Layout:
             del self._groups[locality]
 
     def resource(self, name: str) -> Resource:
-        """Put the assignment together. Its version is a hash of sums of digests, not of megabytes of bytes."""
+        """Put the assignment together. Its version is a hash of sums of digests, not of all bytes."""
         pieces = [string(1, name)]
         hashed = [pieces[0]]
         size = len(pieces[0])

@@ -18,8 +18,6 @@ from xds_server.resources.layouts import Choice, Misses, choose, held_step, sing
 from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from xds_server.mesh.model import PlacedEndpoint, ServicePicture
     from xds_server.resources.clusters import ClusterEncoder
     from xds_server.resources.members import Key

@@ -112,7 +112,7 @@ class StatusWriter:
         return dict(written)
 
     def _forget(self) -> None:
-        """Drop objects that are gone: one that is still there has been tried again since its time was over."""
+        """Drop objects that are gone: one that is still there has been tried again since."""
         if len(self._not_before) <= self._room:
             return
         now = self._clock()
