@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import chain, compress, count
+from itertools import chain, compress
 from operator import eq, is_not
 from typing import TYPE_CHECKING, overload
 
@@ -92,10 +92,9 @@ def differences(before: Sequence[PlacedEndpoint], after: Sequence[PlacedEndpoint
     if before is after:
         return []
     was, now = _chunks(before), _chunks(after)
-    if len(was) == len(now):
-        pairs = list(compress(zip(was, now, strict=True), map(is_not, was, now)))
-        if all(map(_alike, pairs)):
-            return [each for old, new in pairs for each in _in_place(old, new)]
+    in_place = _in_place(was, now)
+    if in_place is not None:
+        return in_place
     kept = {id(chunk) for chunk in was} & {id(chunk) for chunk in now}
     one = {each.endpoint.id: each for chunk in was if id(chunk) not in kept for each in chunk}
     other = {each.endpoint.id: each for chunk in now if id(chunk) not in kept for each in chunk}
@@ -107,17 +106,20 @@ def _chunks(placed: Sequence[PlacedEndpoint]) -> Sequence[Chunk]:
     return placed.chunks if isinstance(placed, PlacedEndpoints) else (tuple(placed),)
 
 
-def _alike(pair: tuple[Chunk, Chunk]) -> bool:
-    """Whether two chunks have the same ids in the same places."""
-    old, new = pair
-    return len(old) == len(new) and all(
-        one.endpoint.id == other.endpoint.id for one, other in _in_place(old, new)
-    )
-
-
-def _in_place(old: Chunk, new: Chunk) -> list[tuple[PlacedEndpoint, PlacedEndpoint]]:
-    places = compress(count(), map(is_not, old, new))
-    return [(old[place], new[place]) for place in places]
+def _in_place(was: Sequence[Chunk], now: Sequence[Chunk]) -> list[Change] | None:
+    """What differs where all have the same ids in the same places; None where they have not."""
+    if len(was) != len(now):
+        return None
+    found: list[Change] = []
+    for old, new in compress(zip(was, now, strict=True), map(is_not, was, now)):
+        if len(old) != len(new):
+            return None
+        # In C from end to end: most often one of the chunk is another object.
+        for one, other in compress(zip(old, new, strict=True), map(is_not, old, new)):
+            if one.endpoint is not other.endpoint and one.endpoint.id != other.endpoint.id:
+                return None
+            found.append((one, other))
+    return found
 
 
 def _put(chunk: list[PlacedEndpoint], order: Order, placed: PlacedEndpoint | None) -> bool:

@@ -69,21 +69,25 @@ class Work:
 
 
 class Members:
-    """Who is in a shard. What came and left is put in order when it is asked for, all at once."""
+    """Who is in a shard. What came and left is put in order when it is asked for, all at once.
 
-    __slots__ = ("_changes", "_placed", "count")
+    The only shard of a pool has the whole picture, so that it is enough to count.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_changes", "_only", "_placed", "count")
+
+    def __init__(self, *, only: bool) -> None:
+        self._only = only
         self._placed = PlacedEndpoints()
         self._changes: dict[EndpointId, PlacedEndpoint | None] = {}
         self.count = 0
 
     def put(self, was: PlacedEndpoint | None, now: PlacedEndpoint | None) -> None:
         """Have `now` in place of `was`, which is the same endpoint; None: it was, or is, not here."""
+        self.count += (now is not None) - (was is not None)
         either = now or was
-        if either is not None:
+        if either is not None and not self._only:
             self._changes[either.endpoint.id] = now
-            self.count += (now is not None) - (was is not None)
 
     @property
     def placed(self) -> PlacedEndpoints:
@@ -171,7 +175,7 @@ class Laid:
     def show_all(self, picture: ServicePicture, misses: Misses, since: float) -> None:
         """Take a picture over where others may be in each shard: a miss goes elsewhere now."""
         self.misses = misses
-        self._members = {key: Members() for key in self._made}
+        self._members = {key: self._nobody() for key in self._made}
         self._spare = set()
         self.show(picture, (), other_rules=True, since=since)
         self._fill()
@@ -223,6 +227,8 @@ class Laid:
     def _part(self, key: Key) -> ServicePicture:
         """The picture as a shard is to show it."""
         picture = self._picture
+        if self.layout.kind is LayoutKind.SINGLE:
+            return picture
         policy = picture.policy
         if isinstance(key, str) and policy is not None and picture.pool is not None:
             policy = replace(policy, selectors=_without(picture.pool.subset_key, policy.selectors))
@@ -258,11 +264,14 @@ class Laid:
         stale.withdrawal = stale.withdrawal or withdrawal
 
     def _open(self, key: Key) -> None:
-        self._members[key] = Members()
+        self._members[key] = self._nobody()
         self._made[key] = {
             shard: Made(AssignmentEncoder(shard)) for shard in self._shards(key, self._picture)
         }
         self.stale[key] = Stale(fresh=True, since=self._since)
+
+    def _nobody(self) -> Members:
+        return Members(only=self.layout.kind is LayoutKind.SINGLE)
 
     def _shards(self, key: Key, picture: ServicePicture) -> Iterator[Shard]:
         host = picture.service.host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -100,7 +100,8 @@ def type_snapshot(
     gone = [each for name, each in known.items() if by_name.get(name) is not each]
     if previous is not None and not come and not gone and previous.snapshot.withheld == withheld:
         return previous
-    return _counted(by_name, previous.total if previous is not None else 0, come, gone, withheld)
+    total, version = _total(previous.total if previous is not None else 0, come, gone)
+    return CountedType(TypeSnapshot(by_name, version, withheld), total)
 
 
 def carried_on(
@@ -118,21 +119,15 @@ def carried_on(
             del by_name[name]
     if any(each.name not in known for each in come):
         by_name = dict(sorted(by_name.items()))
-    made = _counted(by_name, previous.total, come, gone, withheld)
+    total, version = _total(previous.total, come, gone)
     differ = frozenset(each.name for each in (*come, *gone))
-    return replace(made, snapshot=replace(made.snapshot, base=previous.snapshot.version, changed=differ))
+    return CountedType(TypeSnapshot(by_name, version, withheld, previous.snapshot.version, differ), total)
 
 
-def _counted(
-    by_name: Mapping[str, Resource],
-    before: int,
-    come: Iterable[Resource],
-    gone: Iterable[Resource],
-    withheld: frozenset[str],
-) -> CountedType:
+def _total(before: int, come: Iterable[Resource], gone: Iterable[Resource]) -> tuple[int, str]:
+    """Carry a sum on; returns it with the version that it makes."""
     total = (before + sum(map(_digest, come)) - sum(map(_digest, gone))) % SUM
-    version = version_of((total.to_bytes(SUM_BYTES),))
-    return CountedType(TypeSnapshot(by_name, version, withheld), total)
+    return total, version_of((total.to_bytes(SUM_BYTES),))
 
 
 def _digest(each: Resource) -> int:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from xds_server.resources.shards import Layout, Shard, Sharding, Target
     from xds_server.resources.views import ShardResources
 
+_NOTHING: frozenset[str] = frozenset()
+
 
 class ServiceState:
     """What was made of a service. `targets`: its shards' resources by port, in force and former."""
@@ -32,10 +34,11 @@ class ServiceState:
     def __init__(self, picture: ServicePicture, sharding: Sharding) -> None:
         self._sharding = sharding
         self.picture = picture
+        self._misses = Misses.of(picture.policy, picture.pool)
         self._holders: Counter[str] = Counter()
         self._held = 0
         for placed in picture.endpoints:
-            self._count(placed, 1)
+            self._count(None, placed)
         self.choice: Choice | None = None
         """None where the service holds no models: it is one cluster."""
         self.choice = self._choose(None)
@@ -71,17 +74,17 @@ class ServiceState:
         before, self.picture = self.picture, picture
         changes = differences(before.endpoints, picture.endpoints)
         for old, new in changes:
-            self._count(old, -1)
-            self._count(new, 1)
+            self._count(old, new)
         if pace is not None and changes:
             pace.changed(picture.service.host, len(changes))
         other_rules = _rules(before) != _rules(picture)
-        misses = Misses.of(picture.policy, picture.pool)
+        if other_rules:
+            self._misses = Misses.of(picture.policy, picture.pool)
         for laid in self._all():
-            if laid.misses == misses:
+            if laid.misses == self._misses:
                 laid.show(picture, changes, other_rules=other_rules, since=since)
             else:
-                laid.show_all(picture, misses, since)
+                laid.show_all(picture, self._misses, since)
         return self._choose_again(pace)
 
     def drop(self, laid: Laid) -> None:
@@ -125,14 +128,13 @@ class ServiceState:
         return law.cost(len(self._holders) / laid.layout.count, laid.size(key))
 
     def _lay(self) -> Laid:
-        misses = Misses.of(self.picture.policy, self.picture.pool)
-        return Laid(self.layout, misses, self._sharding, self.picture)
+        return Laid(self.layout, self._misses, self._sharding, self.picture)
 
     def _choose(self, pace: Pace | None) -> Choice | None:
         pool = self.picture.pool
         if pool is None:
             return None
-        misses = Misses.of(self.picture.policy, pool)
+        misses = self._misses
         endpoints = len(self.picture.endpoints)
         mean = self._held / endpoints if endpoints else 0.0
         size = law.Size(endpoints, len(self._holders), mean, everywhere=misses.everywhere)
@@ -157,12 +159,15 @@ class ServiceState:
         self.requires = {}
         return True
 
-    def _count(self, placed: PlacedEndpoint | None, by: int) -> None:
-        if placed is None:
-            return
-        self._held += by * len(placed.models)
-        for model in placed.models:
-            self._holders[model] += by
+    def _count(self, before: PlacedEndpoint | None, after: PlacedEndpoint | None) -> None:
+        """Count who holds each model, with `after` in place of `before`."""
+        was = frozenset(before.models) if before is not None else _NOTHING
+        now = frozenset(after.models) if after is not None else _NOTHING
+        self._held += len(now) - len(was)
+        for model in now - was:
+            self._holders[model] += 1
+        for model in was - now:
+            self._holders[model] -= 1
             if not self._holders[model]:
                 del self._holders[model]
 
