@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import envoy_data_plane.envoy.config.core.v3 as core
 from envoy_data_plane.google.protobuf import Any, Struct, Value
 
+from xds_server.resources.patched import patched
 from xds_server.xds.model import Resource, TypeSnapshot
 
 if TYPE_CHECKING:
@@ -113,12 +114,7 @@ def carried_on(
     gone = [known[name] for name, each in changes.items() if name in known and known[name] is not each]
     if not come and not gone and previous.snapshot.withheld == withheld:
         return previous
-    by_name = {**known, **{each.name: each for each in come}}
-    for name in changes.keys() & known.keys():
-        if changes[name] is None:
-            del by_name[name]
-    if any(each.name not in known for each in come):
-        by_name = dict(sorted(by_name.items()))
+    by_name = patched(known, changes)
     total, version = _total(previous.total, come, gone)
     differ = frozenset(each.name for each in (*come, *gone))
     return CountedType(TypeSnapshot(by_name, version, withheld, previous.snapshot.version, differ), total)
