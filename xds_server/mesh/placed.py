@@ -31,10 +31,14 @@ class PlacedEndpoints(Sequence["PlacedEndpoint"]):
 
     __slots__ = ("_firsts", "_length", "chunks")
 
-    def __init__(self, chunks: Sequence[Chunk] = (), firsts: Sequence[Order] | None = None) -> None:
+    def __init__(self, chunks: Sequence[Chunk] = (), like: PlacedEndpoints | None = None) -> None:
+        """`like`: one with the same ids in the same places."""
         self.chunks = tuple(chunks)
-        self._firsts = [_order(chunk[0]) for chunk in chunks] if firsts is None else firsts
-        self._length = sum(map(len, chunks))
+        if like is None:
+            self._firsts = [_order(chunk[0]) for chunk in chunks]
+            self._length = sum(map(len, chunks))
+        else:
+            self._firsts, self._length = like._firsts, like._length  # noqa: SLF001 - the same class
 
     @classmethod
     def of(cls, placed: Iterable[PlacedEndpoint]) -> PlacedEndpoints:
@@ -54,7 +58,9 @@ class PlacedEndpoints(Sequence["PlacedEndpoint"]):
             chunk = list(chunks[place]) if chunks else []
             moved += sum(_put(chunk, order, placed) for order, placed in by_chunk[place])
             chunks[place : place + 1] = [tuple(chunk)] if 0 < len(chunk) <= 2 * CHUNK else _split(chunk)
-        made = PlacedEndpoints(chunks, None if moved else self._firsts)
+        if not moved:
+            return PlacedEndpoints(chunks, self)
+        made = PlacedEndpoints(chunks)
         crumbs = len(made.chunks) > 2 + 4 * len(made) // CHUNK  # so many have left
         return PlacedEndpoints.of(made) if crumbs else made
 

@@ -115,10 +115,10 @@ class ServiceView:
                 self.turn(key)
             if endpoint is None:
                 self._endpoints.pop(key, None)
-                self._placed.pop(key, None)
                 self._touched.discard(key)
                 self._first.discard(key)
-                self._changes[key] = None
+                if self._placed.pop(key, None) is not None:
+                    self._changes[key] = None
                 left.append(key)
             else:
                 self._endpoints[key] = endpoint
@@ -215,7 +215,7 @@ class ServiceView:
         )
         self._changes.clear()
         after = ServicePicture(self._service, self._shown, self._policy, self._pool, known)
-        if before == after:
+        if fresh and before == after:
             return False
         self._picture = after
         return True

@@ -115,9 +115,10 @@ class _Group:
         """What comes before the endpoints' bytes."""
         return header(2, len(self._head) + self._size) + self._head
 
-    def hashed(self) -> bytes:
+    @property
+    def total(self) -> bytes:
         """What the bytes are told apart by: their order is that of the endpoints, which they name."""
-        return self.head() + self._total.to_bytes(SUM_BYTES)
+        return self._total.to_bytes(SUM_BYTES)
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -170,7 +171,7 @@ class _Layout:
             head = group.head()
             pieces.append(head)
             pieces += group.parts
-            hashed.append(group.hashed())
+            hashed += [head, group.total]
             size += len(head) + group.size
         return Resource(ENDPOINT, name, Pieces(pieces, size), version_of(hashed))
 

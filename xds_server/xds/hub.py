@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from xds_server.xds.convergence import Convergence
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, Catalog, Node, Snapshot
 from xds_server.xds.plan import Plans
-from xds_server.xds.session import Session, retain
+from xds_server.xds.session import Session
 from xds_server.xds.snapshot import Audience, Move, changed_names
 from xds_server.xds.status import ClientStatus, HubStats, Progress, SyncState, state_of
 from xds_server.xds.subscription import Index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from xds_server.xds.convergence import Round
     from xds_server.xds.messages import Variant
@@ -140,19 +140,17 @@ class Hub:
         for type_url, names in move.changes.items():
             for watch in self.index.wildcards(type_url):
                 if watch.stream in move.sessions:
-                    self._concern(watch, names, move, made)
+                    watch.concern(names, made)
                     concerned.add(watch.stream)
             for name in names:
                 for watch in self.index.named(type_url, name):
                     if watch.stream in move.sessions:
-                        self._concern(watch, (name,), move, made)
+                        watch.concern((name,), made)
                         concerned.add(watch.stream)
+        if CLUSTER in move.changes:
+            for number in concerned:
+                self._sessions[number].retain(move)
         return concerned
-
-    def _concern(self, watch: Watch, names: Collection[str], move: Move, made: Round) -> None:
-        if watch.whole and watch.type_url == CLUSTER and self._sessions[watch.stream].aggregated:
-            retain(watch, names, move)
-        watch.concern(names, made)
 
     def progress(self, type_url: str, name: str, serial: int) -> Progress:
         """Who has accepted the content of `name` as published at `serial` or later.

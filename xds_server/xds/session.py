@@ -17,7 +17,7 @@ from xds_server.xds.status import ClientStatus, type_status
 from xds_server.xds.watch import Verdict, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from xds_server.xds.hub import Hub
     from xds_server.xds.model import TypeSnapshot
@@ -174,6 +174,24 @@ class Session:
         self._audience = audience
         audience.sessions.add(self.number)
 
+    def retain(self, move: Move) -> None:
+        """Of the clusters that a move changed, keep what vanished for whole responses to include.
+
+        Until it may be removed, which only a stream of several types can tell.
+        """
+        clusters = self.watches.get(CLUSTER)
+        if clusters is None or not clusters.whole or not self.aggregated:
+            return
+        old, new = move.before.of(CLUSTER).resources, move.after.of(CLUSTER).resources
+        outstanding = clusters.ledger.outstanding
+        for name in move.changes[CLUSTER]:
+            if name in new:
+                clusters.retained.pop(name, None)
+            elif name in old:
+                sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
+                if sent and clusters.subscription.covers(name):
+                    clusters.retained[name] = old[name]
+
     # Out
 
     def take(self) -> list[Response | DeltaResponse]:
@@ -186,7 +204,7 @@ class Session:
                     if plan is not None:
                         responses.append(self._send(watch, plan))
                     elif watch.rounds and not watch.marked:
-                        watch.rounds.answered(self.snapshot.serial)
+                        watch.rounds.answered(self._audience.snapshot.serial)
         return responses
 
     def next_deadline(self) -> float | None:
@@ -203,17 +221,17 @@ class Session:
         plan = self._shared_plan(watch) if watch.marked else None
         if not self._heart.beats or not (renewed := self._renewed(watch)):
             return plan
-        return heartbeat.joined(plan, renewed, self.snapshot.of(watch.type_url).version)
+        return heartbeat.joined(plan, renewed, self._audience.snapshot.of(watch.type_url).version)
 
     def _renewed(self, watch: Watch) -> tuple[tuple[str, str], ...]:
         """What has to be kept from ending at the client, when it is time for that."""
         if not self._heart.due(watch, self._hub.clock()):
             return ()
-        return heartbeat.renewed(watch, self.snapshot.of(watch.type_url))
+        return heartbeat.renewed(watch, self._audience.snapshot.of(watch.type_url))
 
     def _shared_plan(self, watch: Watch) -> Plan | None:
         """What others have been sent of this publication, where nothing tells this watch apart from them."""
-        view = self.snapshot.of(watch.type_url)
+        view = self._audience.snapshot.of(watch.type_url)
         lone = watch.lone()
         if lone is None:
             return self._plan(watch, view)
@@ -236,7 +254,7 @@ class Session:
         waiting: list[str] = []
         for name in watch.candidates(view):
             resource = view.resources.get(name)
-            if watch.verdict_on(name, resource, view, self.snapshot) is Verdict.NOTHING:
+            if watch.verdict_on(name, resource, view, self._audience.snapshot) is Verdict.NOTHING:
                 if resource is None and not watch.tells_absence:
                     watch.lapse(name)
             elif self._waits(watch, name, resource):
@@ -259,12 +277,12 @@ class Session:
         if not self.aggregated:
             return False
         if resource is not None:
-            waits = order.waits(watch, resource, self.watches, self.snapshot)
+            waits = order.waits(watch, resource, self.watches, self._audience.snapshot)
         elif watch.type_url == ENDPOINT:
             return order.cluster_remains(name, self.watches)
         elif watch.type_url != CLUSTER or not watch.ledger.has(name):
             return False
-        elif order.removal_waits(self.watches, self.snapshot):
+        elif order.removal_waits(self.watches, self._audience.snapshot):
             watch.held_back.pop(name, None)  # no deadline: the old cluster does no harm
             return True
         else:
@@ -273,7 +291,7 @@ class Session:
         return waits and now < watch.hold(name, now) + order.HOLD_LIMIT
 
     def _send(self, watch: Watch, plan: Plan) -> Response | DeltaResponse:
-        number = watch.count_response(self.snapshot.serial)
+        number = watch.count_response(self._audience.snapshot.serial)
         response, sent = plan.issued.get(number) or self._issue(watch, plan, number)
         if watch.type_url == CLUSTER:
             self._warm(watch, plan)
@@ -286,7 +304,7 @@ class Session:
 
     def _issue(self, watch: Watch, plan: Plan, number: int) -> Issue:
         """Make the response for every client to which the plan is its response of that number."""
-        serial = self.snapshot.serial
+        serial = self._audience.snapshot.serial
         nonce = watch.nonce(serial, number)
         response: Response | DeltaResponse
         if self.variant is Variant.SOTW:
@@ -352,19 +370,3 @@ class Session:
             self.watches.clear()
             self._audience.sessions.discard(self.number)
             self._hub.leave(self)
-
-
-def retain(clusters: Watch, names: Iterable[str], move: Move) -> None:
-    """Of the clusters that a move changed, keep what vanished for whole responses to include.
-
-    Until it may be removed, which only a stream of several types can tell.
-    """
-    old, new = move.before.of(CLUSTER).resources, move.after.of(CLUSTER).resources
-    outstanding = clusters.ledger.outstanding
-    for name in names:
-        if name in new:
-            clusters.retained.pop(name, None)
-        elif name in old:
-            sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
-            if sent and clusters.subscription.covers(name):
-                clusters.retained[name] = old[name]
