@@ -72,6 +72,7 @@ format: $(VENV)/.installed ## rewrite the code in the project's format
 bench: $(VENV)/.installed ## READY to the first request, a change beside a bare server, the start in a cluster
 	$(BIN)/python benchmarks/ready_to_routed.py $(BENCH_FLAGS)
 	$(BIN)/python -m benchmarks.churn $(CHURN_FLAGS)
+	$(BIN)/python -m benchmarks.change_parts $(PARTS_FLAGS)
 	$(BIN)/python -m benchmarks.kubernetes_start $(KUBERNETES_FLAGS)
 
 bench-scale: $(VENV)/.installed ## what a change costs Envoy in one cluster and in shards; a fleet without Envoys

@@ -88,6 +88,11 @@ class Publisher:
         self.last_duration = 0.0
         """Seconds that the last publication took, building included."""
 
+    @property
+    def spaced(self) -> int:
+        """How often a changed cluster was left out of a publication because it rests."""
+        return self.pace.spaced
+
     def notify(self) -> None:
         """The mesh has something new; called on the event loop."""
         if self._changed_at is None:
@@ -156,6 +161,7 @@ class Publisher:
         self._take()
         self._owed = True
         serial = self._hub.serial + 1
+        changed_at = self._hub.clock() if self._changed_at is None else self._changed_at
         catalog = self._builder.build(
             self._mesh.routing,
             self._mesh.services(),
@@ -163,14 +169,16 @@ class Publisher:
             dirty=self._dirty,
             pace=self.pace,
             urgent=urgent,
+            since=changed_at,
         )
         self._dirty = set()
         for host, laid in self._builder.take_former():
             # One that routes came back to and have left again lingers from now on.
             kept = (each for each in self._former if each[2] is not laid)
             self._former = deque([*kept, (begun + self._linger, host, laid)])
-        since, self._changed_at = self._changed_at, None
-        self._hub.publish(catalog, since)
+        self._changed_at = None
+        # A cluster that rested has waited since a change that an earlier publication had to leave out.
+        self._hub.publish(catalog, min(changed_at, self._builder.since))
         self._owed = False
         self.publications += 1
         self.last_duration = self._clock() - begun

@@ -30,6 +30,21 @@ async def test_the_churn_of_a_small_fleet_is_measured(dialect: str | None) -> No
     assert said.splitlines()[-1].startswith("| 200 | 2 | ")
 
 
+async def test_the_parts_of_a_change_are_measured() -> None:
+    size = ["--endpoints", "20", "--per-endpoint", "3", "--models", "30", "--clients", "2", "--changes", "2"]
+    code, said = await run("-m", "benchmarks.change_parts", *size, "--layout", "perModel")
+    assert code == 0, said
+    assert "layout perModel: 31 clusters" in said
+    assert [line.split(":")[0].strip() for line in said.splitlines()[-6:]] == [
+        "apply",
+        "settle",
+        "build",
+        "publish",
+        "sessions",
+        "all",
+    ]
+
+
 async def test_a_short_soak_leaves_everyone_in_sync_and_nothing_behind() -> None:
     options = ["--minutes", "0.15", "--clients", "12", "--life", "0.5", "--endpoints", "10"]
     code, said = await run("-m", "benchmarks.soak", *options)

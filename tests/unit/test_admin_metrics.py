@@ -109,6 +109,15 @@ async def test_clients(world: World) -> None:
     assert found("publications_total") == 2
 
 
+async def test_layouts_and_rests(world: World) -> None:
+    for _ in range(2):
+        world.publisher.pace.may(("a",), 1.0, withdrawal=False, urgent=False)
+    found = await samples(world, made_of=world.builder.state)
+    assert found("layout_clusters", HOST, "single") == 1
+    assert found("layout_former_clusters", HOST) == 0
+    assert found("spaced_pushes_total") == 1
+
+
 async def test_documents_and_process(world: World) -> None:
     found = await samples(world)
     assert found("config_last_reload_successful") == 1

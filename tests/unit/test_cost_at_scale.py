@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.fleet import HOST, Fleet
+from benchmarks.fleet import HOST, SOURCE, Fleet
+from xds_server.mesh import service_view
+from xds_server.mesh.events import EndpointsChanged, FailureKind, ReportFailed
 from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.mesh import Mesh
+from xds_server.mesh.model import Endpoint, EndpointId
+from xds_server.mesh.placed import PlacedEndpoints
 from xds_server.publisher import Publisher
-from xds_server.resources import laid, members
+from xds_server.resources import members
 from xds_server.resources.builder import Builder, BuildOptions
+from xds_server.resources.service_state import ServiceState
+from xds_server.resources.views import ViewCatalog
 from xds_server.transport.encoder import SharedEncoder
 from xds_server.xds.hub import Hub
 from xds_server.xds.messages import DeltaRequest, Variant
 from xds_server.xds.model import CLUSTER, ENDPOINT, Node
+from xds_server.xds.watch import Watch
 
 if TYPE_CHECKING:
     from xds_server.xds.session import Session
@@ -66,20 +75,26 @@ class Large:
         return model
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> list[object]:
+    """What a function or class is called with from now on."""
+    calls: list[object] = []
+    original = getattr(where, name)
+
+    def wrapper(*arguments: object, **named: object) -> object:
+        calls.append(arguments)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(where, name, wrapper)
+    return calls
+
+
 @pytest.mark.parametrize("endpoints", [100, 1600])
 def test_a_change_touches_one_endpoint_of_one_shard_whatever_the_size(
     endpoints: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = Large(endpoints, 5, endpoints, PoolLayout(LayoutKind.SHARDED, 64))
     stats, hub = large.builder.stats, large.hub.stats
-    looked: list[object] = []
-    parts = members.parts
-
-    def counted(*arguments: object) -> object:
-        looked.append(arguments)
-        return parts(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(laid.placing, "parts", counted)
+    looked = counted(monkeypatch, members, "parts")
     for _ in range(4):
         encoded, assignments, responses = stats.encoded, stats.assignments, hub.encoded[ENDPOINT]
         services = stats.looked_at
@@ -92,6 +107,75 @@ def test_a_change_touches_one_endpoint_of_one_shard_whatever_the_size(
         assert stats.assignments == assignments + 1
         assert stats.encoded - encoded <= 1
         assert hub.encoded[ENDPOINT] == responses + 1
+
+
+@pytest.mark.parametrize("kind", [LayoutKind.SINGLE, LayoutKind.SHARDED])
+@pytest.mark.parametrize("endpoints", [100, 1600])
+def test_a_change_joins_one_endpoints_records_and_shares_the_rest_of_the_picture(
+    kind: LayoutKind, endpoints: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Large(endpoints, 5, endpoints, PoolLayout(kind))
+    joined = counted(monkeypatch, service_view, "Joined")
+    gathered = counted(monkeypatch, ServiceState, "collect")
+    for _ in range(4):
+        before = large.mesh.service(HOST).endpoints
+        joined.clear()
+        large.change()
+        after = large.mesh.service(HOST).endpoints
+        assert isinstance(before, PlacedEndpoints)
+        assert isinstance(after, PlacedEndpoints)
+        others = {*map(id, after.chunks)} - {*map(id, before.chunks)}
+        assert len(others) == 1, "one chunk is another"
+        assert len(joined) == 3, "for its mark, its deadline and its place"
+        assert not gathered, "the other clusters are not put together anew"
+
+
+@pytest.mark.parametrize("endpoints", [100, 1600])
+def test_a_replica_that_fails_comes_or_leaves_costs_no_look_at_the_others(
+    endpoints: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = Large(endpoints, 5, endpoints, PoolLayout(LayoutKind.SINGLE))
+    keys = [placed.endpoint.id for placed in large.mesh.service(HOST).endpoints]
+    new = Endpoint(EndpointId(HOST, "10.200.0.1", 8033), {"http": 8033})
+
+    def refused(key: EndpointId) -> ReportFailed:
+        at = time.time() + 60
+        return ReportFailed(endpoint=key, source=SOURCE, kind=FailureKind.REFUSED, error="refused", at=at)
+
+    large.mesh.apply(refused(keys[0]))  # until then they had begun together
+    large.publisher.flush()
+    joined = counted(monkeypatch, service_view, "Joined")
+    for event, bytes_made, size in (
+        (refused(keys[1]), 1, endpoints),
+        (EndpointsChanged(source="others", service=HOST, declared=(new,)), 1, endpoints + 1),
+        (EndpointsChanged(source="others", service=HOST, removed=(new.id,)), 0, endpoints),
+    ):
+        joined.clear()
+        encoded = large.builder.stats.encoded
+        large.mesh.apply(event)
+        large.publisher.flush()
+        assert len(large.mesh.service(HOST).endpoints) == size
+        assert len(joined) <= 4
+        assert large.builder.stats.encoded == encoded + bytes_made
+
+
+def test_a_change_looks_at_no_session_that_does_not_subscribe_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = Large(20, 5, 20, PoolLayout(LayoutKind.SHARDED, 4))
+    for session in large.sessions[1:]:
+        names = large.builder.assignments(HOST)
+        session.receive(DeltaRequest(type_url=ENDPOINT, unsubscribe=names))
+        large.settle(session)
+    asked = counted(monkeypatch, ViewCatalog, "snapshot_for")
+    marked = counted(monkeypatch, Watch, "concern")
+    woken: list[int] = []
+    for session in large.sessions:
+        session.wake = functools.partial(woken.append, session.number)
+    for _ in range(4):
+        for seen in (asked, marked, woken):
+            seen.clear()
+        large.change()
+        assert (len(asked), len(marked), woken) == (1, 1, [large.sessions[0].number])
+        assert [bool(large.settle(session)) for session in large.sessions] == [True] + [False] * (CLIENTS - 1)
 
 
 def test_a_change_of_one_service_looks_at_no_other() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from moves_world import HOST, World, configuration
+from moves_world import HOST, FakeEnvoy, World, configuration
 
 from tests.resources_pictures import HOST as POOL_HOST
 from tests.resources_pictures import picture, placed, policy, pool
@@ -17,6 +17,7 @@ from xds_server.publisher import Publisher
 from xds_server.resources.pacing import PERIOD, RESERVE, Pace
 from xds_server.resources.service_state import ServiceState
 from xds_server.resources.shards import Sharding
+from xds_server.xds.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -178,6 +179,34 @@ async def test_additions_are_merged_while_a_cluster_rests_and_a_withdrawal_is_no
         publisher.flush()
         assert routed(world) == [("b", "c", "d", "e", "m")], "a move waits for nothing"
         assert publisher.pace.next_at is None
+
+
+async def test_convergence_counts_the_rest_that_a_change_waited_for(clock: Clock) -> None:
+    world = World()
+    hub = world.hub = Hub(clock)
+    publisher = world.publisher = Publisher(
+        world.mesh, world.builder, hub, window=0.0, share=1e-6, clock=clock
+    )
+    world.start(m="1,2")
+    envoy = FakeEnvoy(world, "a")
+    clock.now += 100
+    took = []
+    # The first goes at once; the second waits for the rest of its cluster, and with it the third.
+    for models in ("a", "ab", "abc"):
+        world.loaded[world.id(1)] = {"m", *models}
+        world.report(world.id(1))
+        publisher.notify()
+        publisher._publish(urgent=False)
+        envoy.pump()
+        took.append(hub.stats.convergence.total)
+        clock.now += 1
+    assert publisher.pace.next_at is not None
+    assert (took[1] - took[0], took[2] - took[0]) == (0, 0), "they have not been sent"
+    begun = clock.now - 2
+    clock.now = publisher.pace.next_at + 1e-6
+    publisher._publish(urgent=False)
+    envoy.pump()
+    assert hub.stats.convergence.total - took[0] == pytest.approx(clock.now - begun)
 
 
 async def test_what_waits_goes_when_the_rest_is_over() -> None:

@@ -55,6 +55,10 @@ class Publishing(Protocol):
     def last_duration(self) -> float:
         """Seconds that the last publication took."""
 
+    @property
+    def spaced(self) -> int:
+        """How often a changed cluster was left out of a publication because it rests."""
+
 
 class Polling(Protocol):
     """The poller, as far as its figures go."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily
 
-from xds_server.admin import clients, families
+from xds_server.admin import clients, families, layouts
 from xds_server.xds.status import Delay, Refusal, SyncState
 
 if TYPE_CHECKING:
@@ -68,6 +68,31 @@ def collect(state: AdminState) -> Iterator[Metric]:
         "publication_last_duration_seconds",
         "How long the last publication took.",
         state.publisher.last_duration,
+    )
+    yield CounterMetricFamily(
+        families.PREFIX + "spaced_pushes",
+        "Times that a changed cluster was left out of a publication, because it rests.",
+        value=state.publisher.spaced,
+    )
+    yield from _layouts(state)
+
+
+def _layouts(state: AdminState) -> Iterator[Metric]:
+    clusters: dict[tuple[str, ...], float] = {}
+    former: dict[tuple[str, ...], float] = {}
+    for host in state.mesh.services():
+        layout = layouts.record(state.made_of(host))
+        if layout is not None:
+            clusters[host, layout["layout"]] = layout["clusters"]
+            former[host,] = layout["former"]
+    yield families.gauges(
+        "layout_clusters", "Clusters of a pool in the layout in force.", ("service", "layout"), clusters
+    )
+    yield families.gauges(
+        "layout_former_clusters",
+        "Clusters of layouts that routes have left, which have not gone yet.",
+        ("service",),
+        former,
     )
 
 

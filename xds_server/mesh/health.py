@@ -29,8 +29,6 @@ from xds_server.mesh.events import FailureKind
 from xds_server.mesh.model import Health
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xds_server.mesh.pools import Asked
     from xds_server.mesh.reports import Record
     from xds_server.mesh.status import Failure
@@ -70,20 +68,6 @@ class CommonFailure:
     begin: float
     end: float
     worked: float
-
-    @classmethod
-    def of(cls, records: Iterable[Record | None], worked: float) -> CommonFailure:
-        """Found from each endpoint's latest stretch without answers.
-
-        Endpoints that never answered have nothing to lose and say nothing either way.
-        """
-        begin, end = -inf, inf
-        for record in records:
-            if record is None or record.reported_at is None:
-                continue
-            start, stop = record.gap if record.failure is None else (record.failure.since, inf)
-            begin, end = max(begin, start), min(end, stop)
-        return cls(begin, end, worked if end == inf else -inf) if begin < end else NO_COMMON_FAILURE
 
     def holds(self, failure: Failure, window: float) -> bool:
         """Whether an endpoint's run of failures is part of it, and was not confirmed after its end.

@@ -159,13 +159,11 @@ class Joined:
             for r in self.all
             if r.failure and r.failure.kind is not FailureKind.LOST
         )
-        ages = (
-            row.ready_at
-            for record in self._listing
-            for row in record.rows
-            if _at(record, now) < row.ready_at < inf
-        )
-        return min((*(at for at in ends if at > now), *ages), default=inf)
+        times = [at for at in ends if at > now]
+        for record in self._listing:
+            told = _at(record, now)
+            times += [row.ready_at for row in record.rows if told < row.ready_at < inf]
+        return min(times, default=inf)
 
     def _judge_registry(self, common: CommonFailure, now: float) -> Verdict:
         if not self._listing:

@@ -233,7 +233,7 @@ class Mesh:
         if view is None:
             return
         if turned:
-            view.turn()
+            view.turn(endpoint)
         if view.touch(endpoint) or turned:
             self._mark(host)
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from xds_server.mesh.policies import Policy
     from xds_server.mesh.pools import Pool
@@ -144,7 +144,8 @@ class ServicePicture:
     """
 
     service: Service
-    endpoints: tuple[PlacedEndpoint, ...]  # sorted by id
+    endpoints: Sequence[PlacedEndpoint]
+    """Sorted by id. Those of the mesh are held so that a change of one costs little (placed.py)."""
     policy: Policy | None = None
     pool: Pool | None = None
     known: bool = True

@@ -82,11 +82,10 @@ class Record:
         rows = event.models
         if rows == self.rows:
             return False
-        timed = any(row.ready_at < inf for row in (*rows, *self.rows))
-        self.rows = rows
+        old, self.rows = self.rows, rows
         ready = ready_names(rows)
         if ready == self.ready:
-            return timed
+            return any(row.ready_at < inf for row in (*rows, *old))
         before = -inf if self.reported_at is None else self.reported_at
         gone = self._absent.keys() - set(ready)
         self._absent = {

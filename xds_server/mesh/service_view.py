@@ -1,17 +1,17 @@
 """One service as it stands: its configuration joined with the facts, as picture and as status.
 
-Work is done only for endpoints that were touched, and objects that did not change are kept: what is
-built from a picture downstream is remembered by identity.
+Work is done only for endpoints that were touched, however many there are, and objects that did not change
+are kept: what is built from a picture downstream is remembered by identity.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xds_server.mesh.events import ModelState
-from xds_server.mesh.health import NO_COMMON_FAILURE, CommonFailure, Verdict
+from xds_server.mesh.health import NO_COMMON_FAILURE, Verdict
 from xds_server.mesh.joins import Joined, waits_until, way_of
 from xds_server.mesh.known import named_by
 from xds_server.mesh.model import (
@@ -26,9 +26,11 @@ from xds_server.mesh.model import (
 from xds_server.mesh.name_index import NameIndex
 from xds_server.mesh.names import NO_NAMES, bases, own_names
 from xds_server.mesh.origins import Origin
+from xds_server.mesh.placed import PlacedEndpoints
 from xds_server.mesh.places import addresses, normalised
 from xds_server.mesh.pools import Pool, StaticModels
 from xds_server.mesh.status import EndpointStatus, SourceStatus
+from xds_server.mesh.stretches import Stretches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +40,16 @@ if TYPE_CHECKING:
 
 STATIC_SOURCE = "static"
 """The source shown for models that a pool lists itself."""
+
+
+class _Told(NamedTuple):
+    """What is known of one endpoint by itself. `healthy`: Envoy may use it."""
+
+    own: tuple[str, ...]
+    bases: frozenset[tuple[str, str]]
+    """The adapters that it tells of, each with its base."""
+    withdrawn: frozenset[str]
+    healthy: bool
 
 
 class ServiceView:
@@ -60,21 +72,24 @@ class ServiceView:
         self._policy = policy
         self._pool = pool
         self._facts = facts
-        self._endpoints = {endpoint.id: endpoint for endpoint in sorted(endpoints, key=lambda e: e.id)}
+        self._endpoints = {endpoint.id: endpoint for endpoint in endpoints}
         self._way = way_of(pool.discovery) if pool else None
         self._static = _static_models(pool, self._endpoints.values())
         self._names = pool.names if pool else NO_NAMES
         self._index = NameIndex(self._names)
         self._common = NO_COMMON_FAILURE
-        self._turned = True
+        self._stretches = Stretches()
+        self._turned = set(self._endpoints)
+        """Those of which it may be another one now when they failed last, of a pool that asks."""
         self._fresh = True
-        self._moved = False
-        """Whether endpoints came or left since the picture was made."""
         self._touched: set[EndpointId] = set()
         self._picture: ServicePicture | None = None
         self._placed: dict[EndpointId, PlacedEndpoint] = {}
+        self._changes: dict[EndpointId, PlacedEndpoint | None] = {}
+        """What of `_placed` is not in `_shown` yet; None for those that left."""
+        self._shown = PlacedEndpoints()
         self._known = False
-        self._first = frozenset(self._endpoints)
+        self._first = set(self._endpoints)
         """Those that the pool began with, who are all to be heard before it counts as known."""
         if before is not None:
             if before._way is not None:  # noqa: SLF001 - the same class
@@ -93,32 +108,28 @@ class ServiceView:
 
     def change(self, changes: Mapping[EndpointId, Endpoint | None]) -> None:
         """Take endpoints that came, changed or (None) left; `settle` afterwards."""
-        came_or_left = False
         left: list[EndpointId] = []
         for key, endpoint in changes.items():
-            came_or_left = came_or_left or endpoint is None or key not in self._endpoints
+            self._static.pop(key, None)
+            if endpoint is None or key not in self._endpoints:
+                self.turn(key)
             if endpoint is None:
                 self._endpoints.pop(key, None)
-                self._placed.pop(key, None)
                 self._touched.discard(key)
+                self._first.discard(key)
+                if self._placed.pop(key, None) is not None:
+                    self._changes[key] = None
                 left.append(key)
             else:
                 self._endpoints[key] = endpoint
                 self._touched.add(key)
-        if self._static:
-            self._static = {key: models for key, models in self._static.items() if key not in changes}
         self._static |= _static_models(self._pool, [each for each in changes.values() if each is not None])
-        if came_or_left:
-            self._first &= self._endpoints.keys()
-            self._endpoints = {key: self._endpoints[key] for key in sorted(self._endpoints, key=_in_order)}
-            self._moved = True
-            self.turn()
         for key in left:
-            self._touched |= self._index.forget(key) & self._endpoints.keys()
+            self._touched |= {other for other in self._index.forget(key) if other in self._endpoints}
 
     @property
     def endpoint_ids(self) -> Iterable[EndpointId]:
-        """The configured endpoints, sorted."""
+        """The configured endpoints, in no order."""
         return self._endpoints.keys()
 
     @property
@@ -149,9 +160,9 @@ class ServiceView:
         until = self._waits_until()
         return until if -inf < until < inf else None
 
-    def turn(self) -> None:
-        """An endpoint began or ceased to fail: every endpoint's standing may have changed."""
-        self._turned = True
+    def turn(self, endpoint: EndpointId) -> None:
+        """`endpoint` began or ceased to fail, came or left: every endpoint's standing may have changed."""
+        self._turned.add(endpoint)
 
     def touch(self, endpoint: EndpointId) -> bool:
         """Facts of `endpoint` changed; returns whether the picture needs `settle`.
@@ -168,30 +179,19 @@ class ServiceView:
     def settle(self) -> bool:
         """Bring the picture up to date; returns whether it is a new object."""
         if self._turned:
-            self._turned = False
-            common = self._common_failure()
-            if common != self._common:
-                self._common = common
-                self._touched.update(self._endpoints)
-        changed = self._fresh
-        if self._fresh:
-            self._fresh = False
-            for endpoint in self._endpoints:
-                self._own(endpoint)
-            self._placed = {endpoint: self._place(endpoint) for endpoint in self._endpoints}
-        else:
-            for endpoint in tuple(self._touched):
-                self._touched |= self._own(endpoint)
-            for endpoint in self._touched:
-                placed = self._place(endpoint)
-                changed = changed or placed is not self._placed.get(endpoint)
-                self._placed[endpoint] = placed
-        if self._moved:
-            changed = True
-            self._placed = {endpoint: self._placed[endpoint] for endpoint in self._endpoints}
-        self._moved = False
+            self._find_common_failure()
+        fresh, self._fresh = self._fresh, False
+        if fresh:
+            self._touched.update(self._endpoints)
+        healthy: dict[EndpointId, bool] = {}
+        for endpoint in tuple(self._touched):
+            own, bases_of, withdrawn, healthy[endpoint] = self._told(endpoint)
+            self._touched |= self._index.update(endpoint, own, bases_of, withdrawn)
+        for endpoint in self._touched:
+            usable = healthy.get(endpoint)
+            self._place(endpoint, healthy=self._judge(endpoint).healthy if usable is None else usable)
         self._touched.clear()
-        return self._compose(changed=changed)
+        return self._compose(fresh=fresh)
 
     @property
     def picture(self) -> ServicePicture:
@@ -202,16 +202,20 @@ class ServiceView:
 
     def status(self) -> tuple[EndpointStatus, ...]:
         """Every endpoint with what is known of it, sorted by id. Only after `settle`."""
-        return tuple(self._status(endpoint) for endpoint in self._endpoints.values())
+        return tuple(self._status(placed.endpoint) for placed in self.picture.endpoints)
 
-    def _compose(self, *, changed: bool) -> bool:
-        """Make a new picture if one is needed. `changed`: the placed endpoints may be other objects."""
+    def _compose(self, *, fresh: bool) -> bool:
+        """Make a new picture if one is needed. `fresh`: of other documents, and of any endpoints."""
         known = self._known = self._known or self._is_known()
         before = self._picture
-        if before is not None and before.known == known and not changed:
+        if before is not None and before.known == known and not self._changes and not fresh:
             return False
-        after = ServicePicture(self._service, tuple(self._placed.values()), self._policy, self._pool, known)
-        if before == after:
+        self._shown = (
+            PlacedEndpoints.of(self._placed.values()) if fresh else self._shown.changed(self._changes)
+        )
+        self._changes.clear()
+        after = ServicePicture(self._service, self._shown, self._policy, self._pool, known)
+        if fresh and before == after:
             return False
         self._picture = after
         return True
@@ -228,11 +232,18 @@ class ServiceView:
         first = (e for e in self._first if self._endpoints[e].condition is not Condition.TERMINATING)
         return waits_until(self._all_joined(first), self._all_joined(self._endpoints), patience)
 
-    def _common_failure(self) -> CommonFailure:
+    def _find_common_failure(self) -> None:
+        """Find anew whether the runtimes fail together, from those that may make a difference."""
+        turned, self._turned = self._turned, set()
         if self._way is None or not self._way.asks:
-            return NO_COMMON_FAILURE
-        records = (joined.asked for joined in self._all_joined(self._endpoints))
-        return CommonFailure.of(records, self._facts.worked(self._service.host, Origin.ASKED))
+            return
+        for key in turned:
+            joined = self._joined(key) if key in self._endpoints else None
+            self._stretches.put(key, None if joined is None else joined.asked)
+        common = self._stretches.common(self._facts.worked(self._service.host, Origin.ASKED))
+        if common != self._common:
+            self._common = common
+            self._touched.update(self._endpoints)
 
     def _joined(self, endpoint: EndpointId) -> Joined | None:
         return None if self._way is None else Joined(self._way, self._facts.records(endpoint))
@@ -241,44 +252,40 @@ class ServiceView:
         joined = map(self._joined, endpoints)
         return (each for each in joined if each is not None)
 
-    def _judge(self, endpoint: EndpointId) -> Verdict:
+    def _judge(self, endpoint: EndpointId, joined: Joined | None = None) -> Verdict:
+        """How an endpoint stands. `joined`: its records, from who has joined them already."""
         condition = self._endpoints[endpoint].condition
         if condition is not Condition.READY:
             return Verdict(Health(condition.value), healthy=False)
-        joined = self._joined(endpoint)
+        joined = joined or self._joined(endpoint)
         if joined is None:
             return Verdict(Health.OK, self._static.get(endpoint, ()))
         return joined.judge(self._common, self._facts.now)
 
-    def _place(self, endpoint: EndpointId) -> PlacedEndpoint:
-        """The endpoint as Envoy is to see it: the same object as before if nothing of it changed."""
+    def _place(self, endpoint: EndpointId, *, healthy: bool) -> None:
+        """Place the endpoint as Envoy is to see it: the same object as before if nothing of it changed."""
         before = self._placed.get(endpoint)
-        placed = PlacedEndpoint(
-            self._endpoints[endpoint], self._index.names(endpoint), self._judge(endpoint).healthy
-        )
-        return before if before == placed and before is not None else placed
+        placed = PlacedEndpoint(self._endpoints[endpoint], self._index.names(endpoint), healthy)
+        if before is None or before != placed:
+            self._placed[endpoint] = self._changes[endpoint] = placed
 
     def _stands(self, endpoint: EndpointId) -> bool:
         """Whether the endpoint is as it was placed. Its names by themselves decide all of its names."""
-        if not self._index.is_own(endpoint, *self._told(endpoint)):
+        own, bases_of, withdrawn, healthy = self._told(endpoint)
+        if not self._index.is_own(endpoint, own, bases_of, withdrawn):
             return False
-        return self._judge(endpoint).healthy == self._placed[endpoint].healthy
+        return healthy == self._placed[endpoint].healthy
 
-    def _own(self, endpoint: EndpointId) -> set[EndpointId]:
-        """Take the endpoint's own names in; returns the others whose names have changed with them."""
-        return self._index.update(endpoint, *self._told(endpoint))
-
-    def _told(
-        self, endpoint: EndpointId
-    ) -> tuple[tuple[str, ...], frozenset[tuple[str, str]], frozenset[str]]:
-        """The endpoint's own names, the adapters that it tells of with their bases, what is withdrawn."""
+    def _told(self, endpoint: EndpointId) -> _Told:
+        """What the endpoint's records and withdrawals say, which are joined once for all of it."""
         withdrawn = self._facts.withdrawn(endpoint)
+        joined = self._joined(endpoint)
         rows: tuple[ModelState, ...] = ()
-        if self._names.versions is not None or self._names.adapter_fallback:
-            joined = self._joined(endpoint)
-            rows = joined.rows(self._common, self._facts.now) if joined is not None else ()
-        models = self._judge(endpoint).models
-        return own_names(self._names, models, rows, withdrawn), bases(self._names, rows), withdrawn
+        if joined is not None and (self._names.versions is not None or self._names.adapter_fallback):
+            rows = joined.rows(self._common, self._facts.now)
+        verdict = self._judge(endpoint, joined)
+        own = own_names(self._names, verdict.models, rows, withdrawn)
+        return _Told(own, bases(self._names, rows), withdrawn, verdict.healthy)
 
     def _status(self, endpoint: Endpoint) -> EndpointStatus:
         key = endpoint.id
@@ -299,11 +306,6 @@ class ServiceView:
                 for each in (joined.all if joined else ())
             ),
         )
-
-
-def _in_order(key: EndpointId) -> tuple[str, int]:
-    """Sort the endpoints of one service by plain values: comparing ids themselves takes ten times as long."""
-    return key.address, key.port
 
 
 def _static_models(pool: Pool | None, endpoints: Iterable[Endpoint]) -> dict[EndpointId, tuple[str, ...]]:

@@ -6,6 +6,7 @@ It owns all that is remembered between publications; the functions that it calls
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.routing import MESH_GATEWAY
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import Routing
     from xds_server.resources.laid import Laid
     from xds_server.resources.pacing import Pace
-    from xds_server.resources.shards import Layout, Target
-    from xds_server.resources.views import Changes, Targets
+    from xds_server.resources.shards import Layout, Shard, Target
+    from xds_server.resources.views import Changes, ShardResources
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,13 @@ class Builder:
     def __init__(self, options: BuildOptions) -> None:
         self._options = options
         self.stats = BuildStats()
+        self.since = inf
+        """When the first of the changes happened that the last build encoded, as `build` was told it."""
         self._former: list[tuple[str, Laid]] = []
         self._states: dict[str, ServiceState] = {}
         self._waiting: set[str] = set()
         """Hosts with something that is not encoded yet, or not gone yet."""
-        self._targets: Targets = {}
+        self._targets: dict[Target, dict[Shard, ShardResources]] = {}
         self._requires: dict[Target, frozenset[tuple[str, str]]] = {}
         """What the routes to a target wait for; one that is withheld is not waited for."""
         self._changes: dict[Target, Changes] = {}
@@ -92,6 +95,7 @@ class Builder:
         dirty: Iterable[str] | None = None,
         pace: Pace | None = None,
         urgent: bool = True,
+        since: float = inf,
     ) -> ViewCatalog:
         """Build the catalog of publication `serial`. The cost is that of what changed since the last.
 
@@ -102,6 +106,7 @@ class Builder:
             dirty: the hosts whose pictures may be other objects; None: look at all of them.
             pace: which clusters may be pushed now; None: all.
             urgent: whatever `pace` says, all go, because somebody waits for them.
+            since: when the first change of `dirty` happened.
         """
         if pace is not None:
             pace.begin()
@@ -109,7 +114,7 @@ class Builder:
         hosts = sorted(services if dirty is None or whole else dirty)
         for host in hosts:
             if host in services:
-                self._show(host, services[host], pace)
+                self._show(host, services[host], pace, since)
         if whole:
             self._forget(services)
         others = self._refresh_routing(routing)
@@ -160,14 +165,14 @@ class Builder:
         self._waiting.add(host)
         return True
 
-    def _show(self, host: str, picture: ServicePicture, pace: Pace | None) -> None:
+    def _show(self, host: str, picture: ServicePicture, pace: Pace | None, since: float) -> None:
         self.stats.looked_at += 1
         state = self._states.get(host)
         if state is None:
             state = self._states[host] = ServiceState(picture, self._options.sharding)
         elif state.picture is picture:
             return
-        elif state.show(picture, pace):
+        elif state.show(picture, pace, since):
             self._former.append((host, state.former[-1]))
         self._waiting.add(host)
         if state.layout != self._layouts.get(host, SINGLE):
@@ -184,23 +189,23 @@ class Builder:
     def _encode(self, pace: Pace | None, *, urgent: bool) -> bool:
         """Encode what waits and may go; returns whether any routes have other things to wait for."""
         others = False
-        targets = {**self._targets}
+        self.since = inf
         for host in sorted(self._waiting):
             state = self._states[host]
             work = state.encode(self._clusters, pace, urgent=urgent)
             self.stats.encoded += work.encoded
             self.stats.kept += work.kept
             self.stats.assignments += work.assignments
+            self.since = min(self.since, work.since)
             for shard, made in work.changed.items():
                 self._changes.setdefault((shard.host, shard.port), {})[shard] = made
-            targets.update(state.targets)
+            self._targets.update(state.targets)
             for target, requires in state.requires.items():
                 if self._requires.get(target) is not requires:
                     self._requires[target] = requires
                     others = True
             if not state.stale:
                 self._waiting.discard(host)
-        self._targets = targets
         return others
 
     def _gather(self) -> None:

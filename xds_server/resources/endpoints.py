@@ -3,7 +3,8 @@
 Building one endpoint of 20 models with a message library takes about a millisecond, and a change touches
 one endpoint of maybe a thousand. A protobuf message is the concatenation of its fields, so each endpoint
 is encoded when it changes, and the assignment is the list of their bytes, which are joined only in the
-response that goes out. The tests hold them equal to the library's.
+response that goes out. The tests hold them equal to the library's. What is done for one endpoint does not
+depend on how many there are, but for the list of pointers to their bytes.
 
 An endpoint is one entry with a list of models: of an address given twice Envoy keeps the first only.
 A shard without endpoints is an assignment without endpoints, never an absence, which Envoy would ignore.
@@ -11,20 +12,20 @@ A shard without endpoints is an assignment without endpoints, never an absence, 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import compress, count, groupby
-from operator import is_not
 from typing import TYPE_CHECKING
 
-from xds_server.resources.parts import DIGEST_BYTES, LB_NAMESPACE, digest, version_of
+from xds_server.mesh.placed import differences
+from xds_server.resources.parts import LB_NAMESPACE, SUM, SUM_BYTES, summand, version_of
 from xds_server.wire import field, header, string, uint
 from xds_server.xds.model import ENDPOINT, Pieces, Resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from xds_server.mesh.model import Locality, PlacedEndpoint, ServicePicture, ServicePort
+    from xds_server.mesh.model import EndpointId, Locality, PlacedEndpoint, ServicePicture, ServicePort
     from xds_server.resources.shards import Shard
 
 _UNHEALTHY = 2
@@ -54,7 +55,7 @@ def metadata_keys(picture: ServicePicture) -> MetadataKeys:
 
 
 class AssignmentEncoder:
-    """Encodes one shard's assignment again and again, remembering its endpoints' bytes and digests."""
+    """Encodes one shard's assignment again and again, remembering its endpoints' bytes."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
@@ -73,120 +74,106 @@ class AssignmentEncoder:
             raise ValueError(f"{self._shard.name}: {picture.service.host} has no port {self._shard.port}")
         layout = self._layout
         if layout is None or (layout.keys, layout.port) != (keys, port):
-            layout = _Layout(keys, port)
-        if not layout.patch(picture.endpoints):
-            layout = layout.rebuilt(picture.endpoints)
-        self.encoded = layout.take_encoded()
-        self._layout = layout
+            layout = self._layout = _Layout(keys, port)
+        self.encoded = layout.show(picture.endpoints)
         return layout.resource(self._shard.name)
 
 
-@dataclass(slots=True)
 class _Group:
-    """The endpoints of one locality in order: their bytes, and their digests one after the other."""
+    """The endpoints of one locality in order, and a sum of their digests: one that changes is one digest."""
 
-    head: bytes
-    """The locality as a field of its group."""
-    parts: list[bytes]
-    digests: bytearray
-    size: int
-    """Bytes of all parts."""
+    __slots__ = ("_head", "_order", "_size", "_total", "parts")
+
+    def __init__(self, locality: Locality) -> None:
+        self._head = field(1, _locality(locality))
+        self._order: list[tuple[str, int]] = []
+        self.parts: list[bytes] = []
+        self._size = 0
+        self._total = 0
+
+    def put(self, endpoint: EndpointId, part: bytes | None) -> None:
+        """Have these bytes in an endpoint's place; None: it is here no more."""
+        order = endpoint.address, endpoint.port
+        place = bisect_left(self._order, order)
+        if place < len(self._order) and self._order[place] == order:
+            self._count(self.parts[place], -1)
+            if part is None:
+                del self._order[place], self.parts[place]
+            else:
+                self.parts[place] = part
+        elif part is not None:
+            self._order.insert(place, order)
+            self.parts.insert(place, part)
+        if part is not None:
+            self._count(part, 1)
+
+    def _count(self, part: bytes, by: int) -> None:
+        self._size += by * len(part)
+        self._total = (self._total + by * summand((part,))) % SUM
+
+    def head(self) -> bytes:
+        """What comes before the endpoints' bytes."""
+        return header(2, len(self._head) + self._size) + self._head
+
+    @property
+    def total(self) -> bytes:
+        """What the bytes are told apart by: their order is that of the endpoints, which they name."""
+        return self._total.to_bytes(SUM_BYTES)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all endpoints."""
+        return self._size
 
 
 class _Layout:
-    """Where each endpoint of a picture has its bytes, so that a change in place is one assignment."""
+    """A shard's endpoints as bytes, by locality: both sorted, so that how they came leaves no trace."""
 
     def __init__(self, keys: MetadataKeys, port: ServicePort) -> None:
         self.keys = keys
         self.port = port
-        self._endpoints: tuple[PlacedEndpoint, ...] = ()
-        self._places: list[tuple[_Group, int]] = []
-        """For each endpoint its group, and its place there."""
-        self._groups: list[_Group] = []
-        self._encoded = 0
+        self._endpoints: Sequence[PlacedEndpoint] = ()
+        self._groups: dict[Locality, _Group] = {}
 
-    def patch(self, endpoints: tuple[PlacedEndpoint, ...]) -> bool:
-        """Take over endpoints that changed in place; False, and nothing done, if any came, left or moved."""
-        before = self._endpoints
-        if len(before) != len(endpoints):
-            return False
-        # In C from end to end: a loop over all endpoints would cost more than encoding the one that changed.
-        changed = list(compress(count(), map(is_not, before, endpoints)))
-        if any(_place(before[number]) != _place(endpoints[number]) for number in changed):
-            return False
-        for number in changed:
-            if before[number] != endpoints[number]:
-                group, index = self._places[number]
-                part = self._encode(endpoints[number])
-                group.size += len(part) - len(group.parts[index])
-                group.parts[index] = part
-                group.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest(part)
+    def show(self, endpoints: Sequence[PlacedEndpoint]) -> int:
+        """Take endpoints over; returns how many were encoded."""
+        encoded = 0
+        for before, after in differences(self._endpoints, endpoints):
+            if before == after:
+                continue
+            if before is not None and (after is None or before.endpoint.locality != after.endpoint.locality):
+                self._put(before, None)
+            if after is not None:
+                encoded += 1
+                self._put(after, field(2, encode_endpoint(after, self.port, self.keys)))
         self._endpoints = endpoints
-        return True
-
-    def rebuilt(self, endpoints: tuple[PlacedEndpoint, ...]) -> _Layout:
-        """Lay out other endpoints, with the bytes of those that are known.
-
-        Grouped by locality: both sorted, so that the order in which they came leaves no trace.
-        """
-        known = dict(zip((each.endpoint.id for each in self._endpoints), self._known(), strict=True))
-        made = _Layout(self.keys, self.port)
-        made._endpoints = endpoints
-        order = sorted(range(len(endpoints)), key=[_place(each) for each in endpoints].__getitem__)
-        places: dict[int, tuple[_Group, int]] = {}
-        for locality, members in groupby(order, key=lambda number: endpoints[number].endpoint.locality):
-            group = _Group(field(1, _locality(locality)), [], bytearray(), 0)
-            made._groups.append(group)
-            for number in members:
-                before = known.get(endpoints[number].endpoint.id)
-                if before is not None and before[0] == endpoints[number]:
-                    part, its_digest = before[1:]
-                else:
-                    part = made._encode(endpoints[number])
-                    its_digest = digest(part)
-                places[number] = group, len(group.parts)
-                group.parts.append(part)
-                group.digests += its_digest
-                group.size += len(part)
-        made._places = [places[number] for number in range(len(endpoints))]
-        return made
-
-    def resource(self, name: str) -> Resource:
-        """Put the assignment together. Its version is a hash of the digests, not of megabytes of bytes."""
-        pieces = [string(1, name)]
-        hashed: list[bytes | bytearray] = [pieces[0]]
-        size = len(pieces[0])
-        for group in self._groups:
-            head = header(2, len(group.head) + group.size) + group.head
-            pieces.append(head)
-            pieces += group.parts
-            hashed += [head, group.digests]
-            size += len(head) + group.size
-        return Resource(ENDPOINT, name, Pieces(pieces, size), version_of(hashed))
-
-    def take_encoded(self) -> int:
-        """How many endpoints were encoded since the last call."""
-        encoded, self._encoded = self._encoded, 0
         return encoded
 
-    def _encode(self, placed: PlacedEndpoint) -> bytes:
-        self._encoded += 1
-        return field(2, encode_endpoint(placed, self.port, self.keys))
+    def _put(self, placed: PlacedEndpoint, part: bytes | None) -> None:
+        locality = placed.endpoint.locality
+        group = self._groups.get(locality)
+        if group is None:
+            group = _Group(locality)
+            self._groups = dict(sorted([*self._groups.items(), (locality, group)]))
+        group.put(placed.endpoint.id, part)
+        if not group:
+            del self._groups[locality]
 
-    def _known(self) -> Iterator[tuple[PlacedEndpoint, bytes, bytes]]:
-        for placed, (group, index) in zip(self._endpoints, self._places, strict=True):
-            yield (
-                placed,
-                group.parts[index],
-                bytes(group.digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES]),
-            )
-
-
-def _place(placed: PlacedEndpoint) -> tuple[str, str, str, str, int]:
-    """Sort by plain values: comparing the dataclasses themselves takes ten times as long."""
-    endpoint = placed.endpoint
-    place, which = endpoint.locality, endpoint.id
-    return place.region, place.zone, place.sub_zone, which.address, which.port
+    def resource(self, name: str) -> Resource:
+        """Put the assignment together. Its version is a hash of sums of digests, not of all bytes."""
+        pieces = [string(1, name)]
+        hashed = [pieces[0]]
+        size = len(pieces[0])
+        for group in self._groups.values():
+            head = group.head()
+            pieces.append(head)
+            pieces += group.parts
+            hashed += [head, group.total]
+            size += len(head) + group.size
+        return Resource(ENDPOINT, name, Pieces(pieces, size), version_of(hashed))
 
 
 def _locality(locality: Locality) -> bytes:

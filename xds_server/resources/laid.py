@@ -8,9 +8,11 @@ a shard that a change did not touch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.layout import LayoutKind
+from xds_server.mesh.placed import PlacedEndpoints
 from xds_server.resources import members as placing
 from xds_server.resources.endpoints import AssignmentEncoder
 from xds_server.resources.parts import kept, resource
@@ -19,7 +21,7 @@ from xds_server.resources.views import ShardResources
 from xds_server.xds.model import CLUSTER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from xds_server.mesh.model import EndpointId, PlacedEndpoint, ServicePicture
     from xds_server.mesh.policies import Selector
@@ -37,6 +39,8 @@ class Stale:
     withdrawal: bool = False
     fresh: bool = False
     """It has never been encoded: routes wait for it, and Envoy has nothing to rebuild."""
+    since: float = inf
+    """When the first change that it lacks happened; infinity: that was not told."""
 
 
 @dataclass(slots=True)
@@ -53,13 +57,45 @@ class Made:
 class Work:
     """What was done: endpoints `encoded` anew and `kept` with their bytes, `assignments` made.
 
-    `changed`: the shards whose resources are other ones now; None for one that has ended.
+    `changed`: the shards whose resources are other ones now; None for one that has ended. `since`: when the
+    first change that is in them happened; infinity: that was not told.
     """
 
     encoded: int = 0
     kept: int = 0
     assignments: int = 0
     changed: Changes = field(default_factory=dict)
+    since: float = inf
+
+
+class Members:
+    """Who is in a shard. What came and left is put in order when it is asked for, all at once.
+
+    The only shard of a pool has the whole picture, so that it is enough to count.
+    """
+
+    __slots__ = ("_changes", "_only", "_placed", "count")
+
+    def __init__(self, *, only: bool) -> None:
+        self._only = only
+        self._placed = PlacedEndpoints()
+        self._changes: dict[EndpointId, PlacedEndpoint | None] = {}
+        self.count = 0
+
+    def put(self, was: PlacedEndpoint | None, now: PlacedEndpoint | None) -> None:
+        """Have `now` in place of `was`, which is the same endpoint; None: it was, or is, not here."""
+        self.count += (now is not None) - (was is not None)
+        either = now or was
+        if either is not None and not self._only:
+            self._changes[either.endpoint.id] = now
+
+    @property
+    def placed(self) -> PlacedEndpoints:
+        """All of them."""
+        if self._changes:
+            self._placed = self._placed.changed(self._changes)
+            self._changes = {}
+        return self._placed
 
 
 class Laid:
@@ -71,10 +107,11 @@ class Laid:
         self._sharding = sharding
         self._picture = picture
         self._made: dict[Key, dict[Shard, Made]] = {}
-        self._members: dict[Key, dict[EndpointId, PlacedEndpoint]] = {}
+        self._members: dict[Key, Members] = {}
         self._spare: set[Key] = set()
         """Shards of models that nobody holds and whose requests any of the pool's endpoints may take."""
         self.stale: dict[Key, Stale] = {}
+        self._since = inf
         if layout.kind is not LayoutKind.PER_MODEL:
             for index in range(layout.count):
                 self._open(index)
@@ -108,7 +145,7 @@ class Laid:
 
     def size(self, key: Key) -> int:
         """How many endpoints a shard has."""
-        return len(self._members[key])
+        return self._members[key].count
 
     def show(
         self,
@@ -116,10 +153,15 @@ class Laid:
         changes: Iterable[tuple[PlacedEndpoint | None, PlacedEndpoint | None]],
         *,
         other_rules: bool,
+        since: float,
     ) -> None:
-        """Take a picture over: `changes` are its endpoints that differ; `other_rules`: all else may, too."""
+        """Take a picture over: `changes` are its endpoints that differ; `other_rules`: all else may, too.
+
+        `since`: when the first of that happened.
+        """
+        self._since = since
         if other_rules or picture.known != self._picture.known:
-            self.stale = {key: self.stale.get(key, Stale()) for key in self._made}
+            self.stale = {key: self.stale.get(key, Stale(since=since)) for key in self._made}
         if other_rules:
             for key, made in self._made.items():
                 shards = self._shards(key, picture)
@@ -130,16 +172,16 @@ class Laid:
         for before, after in changes:
             self._change(before, after)
 
-    def show_all(self, picture: ServicePicture, misses: Misses) -> None:
+    def show_all(self, picture: ServicePicture, misses: Misses, since: float) -> None:
         """Take a picture over where others may be in each shard: a miss goes elsewhere now."""
         self.misses = misses
-        self._members = {key: {} for key in self._made}
+        self._members = {key: self._nobody() for key in self._made}
         self._spare = set()
-        self.show(picture, (), other_rules=True)
+        self.show(picture, (), other_rules=True, since=since)
         self._fill()
         for key, members in self._members.items():
             if isinstance(key, str):  # of a model that nobody holds nothing was told just now
-                self._hold(key, held=bool(members))
+                self._hold(key, held=members.count > 0)
 
     def _fill(self) -> None:
         for placed in self._picture.endpoints:
@@ -149,6 +191,7 @@ class Laid:
         """Encode these shards, which are stale no more, and add up what was done."""
         for key in keys:
             part = self._part(key)
+            since = self.stale[key].since if key in self.stale else inf
             for shard, made in self._made[key].items():
                 before = made.resources
                 after = self._encode(shard, made, part, clusters)
@@ -158,6 +201,7 @@ class Laid:
                     work.kept += len(part.endpoints) - made.encoder.encoded
                 if after is not before:
                     made.resources = work.changed[shard] = after
+                    work.since = min(work.since, since)
             self.stale.pop(key, None)
 
     def _encode(
@@ -182,18 +226,18 @@ class Laid:
 
     def _part(self, key: Key) -> ServicePicture:
         """The picture as a shard is to show it."""
-        if self.layout.kind is LayoutKind.SINGLE:
-            return self._picture
         picture = self._picture
+        if self.layout.kind is LayoutKind.SINGLE:
+            return picture
         policy = picture.policy
         if isinstance(key, str) and policy is not None and picture.pool is not None:
             policy = replace(policy, selectors=_without(picture.pool.subset_key, policy.selectors))
         return replace(picture, endpoints=self._endpoints(key), policy=policy)
 
-    def _endpoints(self, key: Key) -> tuple[PlacedEndpoint, ...]:
+    def _endpoints(self, key: Key) -> Sequence[PlacedEndpoint]:
         if key not in self._spare:
-            return tuple(self._members[key].values())
-        return tuple(each for each in self._members[placing.REST].values() if self.misses.take(each))
+            return self._members[key].placed
+        return tuple(filter(self.misses.take, self._members[placing.REST].placed))
 
     def _change(self, before: PlacedEndpoint | None, after: PlacedEndpoint | None) -> None:
         for key, part in placing.parts(self.layout, self.misses, before, after):
@@ -201,13 +245,10 @@ class Laid:
                 self._open(key)
             was, now = part
             members = self._members[key]
-            if now is not None:
-                members[now.endpoint.id] = now
-            elif was is not None:
-                members.pop(was.endpoint.id, None)
+            members.put(was, now)
             self._mark(key, withdrawal=placing.withdraws(part))
             if isinstance(key, str):
-                self._hold(key, held=bool(members))
+                self._hold(key, held=members.count > 0)
             elif key == placing.REST:
                 for spare in self._spare:
                     self._mark(spare, withdrawal=placing.withdraws(part))
@@ -219,15 +260,18 @@ class Laid:
             self._spare.add(key)
 
     def _mark(self, key: Key, *, withdrawal: bool) -> None:
-        stale = self.stale.setdefault(key, Stale())
+        stale = self.stale.setdefault(key, Stale(since=self._since))
         stale.withdrawal = stale.withdrawal or withdrawal
 
     def _open(self, key: Key) -> None:
-        self._members[key] = {}
+        self._members[key] = self._nobody()
         self._made[key] = {
             shard: Made(AssignmentEncoder(shard)) for shard in self._shards(key, self._picture)
         }
-        self.stale[key] = Stale(fresh=True)
+        self.stale[key] = Stale(fresh=True, since=self._since)
+
+    def _nobody(self) -> Members:
+        return Members(only=self.layout.kind is LayoutKind.SINGLE)
 
     def _shards(self, key: Key, picture: ServicePicture) -> Iterator[Shard]:
         host = picture.service.host

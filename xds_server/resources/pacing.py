@@ -42,7 +42,7 @@ class Pace:
         self._share = share
         self._rests: dict[str, float] = {}
         self._room = _ROOM
-        self._changes: dict[str, deque[tuple[float, int]]] = {}
+        self._changes: dict[str, _Counted] = {}
         self.next_at: float | None = None
         """When the first of the clusters that were told to wait may go, by the clock; None: none waits."""
         self.spaced = 0
@@ -79,19 +79,33 @@ class Pace:
 
     def changed(self, host: str, count: int) -> None:
         """Note that `count` endpoints of a service changed."""
-        changes = self._changes.setdefault(host, deque())
-        changes.append((self._clock(), count))
-        self._forget(changes)
+        counted = self._changes.get(host)
+        if counted is None:
+            counted = self._changes[host] = _Counted()
+        counted.add(self._clock(), count)
 
     def rate(self, host: str) -> float:
         """Changes a second of a service, over the last PERIOD."""
-        changes = self._changes.get(host)
-        if changes is None:
-            return 0.0
-        self._forget(changes)
-        return sum(count for _, count in changes) / PERIOD
+        counted = self._changes.get(host)
+        return 0.0 if counted is None else counted.since(self._clock() - PERIOD) / PERIOD
 
-    def _forget(self, changes: deque[tuple[float, int]]) -> None:
-        end = self._clock() - PERIOD
-        while changes and changes[0][0] < end:
-            changes.popleft()
+
+class _Counted:
+    """What happened of late, with its total: however much it was, a look costs what has become too old."""
+
+    __slots__ = ("_noted", "_total")
+
+    def __init__(self) -> None:
+        self._noted: deque[tuple[float, int]] = deque()
+        self._total = 0
+
+    def add(self, at: float, count: int) -> None:
+        self._noted.append((at, count))
+        self._total += count
+        self.since(at - PERIOD)
+
+    def since(self, begin: float) -> int:
+        """How many were noted at `begin` or later; what is older is forgotten."""
+        while self._noted and self._noted[0][0] < begin:
+            self._total -= self._noted.popleft()[1]
+        return self._total

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import envoy_data_plane.envoy.config.core.v3 as core
 from envoy_data_plane.google.protobuf import Any, Struct, Value
 
+from xds_server.resources.patched import patched
 from xds_server.xds.model import Resource, TypeSnapshot
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ LB_NAMESPACE = "envoy.lb"
 _VERSION_BYTES = 10
 """20 hexadecimal digits: enough that no two contents of one name ever meet, short enough to read."""
 
-DIGEST_BYTES = 16
-"""Of a part's digest, of which versions are made."""
+_DIGEST_BYTES = 16
 
-_SUM_BITS = 256
-"""Of the sum of digests that a type's version is made of."""
+SUM_BYTES = 32
+"""Of a sum of digests: what a version is made of where one part of many changes."""
+
+SUM = 2 ** (8 * SUM_BYTES)
+"""Sums are taken modulo this."""
 
 
 def packed(message: Message) -> Any:
@@ -98,7 +101,8 @@ def type_snapshot(
     gone = [each for name, each in known.items() if by_name.get(name) is not each]
     if previous is not None and not come and not gone and previous.snapshot.withheld == withheld:
         return previous
-    return _counted(by_name, previous.total if previous is not None else 0, come, gone, withheld)
+    total, version = _total(previous.total if previous is not None else 0, come, gone)
+    return CountedType(TypeSnapshot(by_name, version, withheld), total)
 
 
 def carried_on(
@@ -110,48 +114,45 @@ def carried_on(
     gone = [known[name] for name, each in changes.items() if name in known and known[name] is not each]
     if not come and not gone and previous.snapshot.withheld == withheld:
         return previous
-    by_name = {**known, **{each.name: each for each in come}}
-    for name in changes.keys() & known.keys():
-        if changes[name] is None:
-            del by_name[name]
-    if any(each.name not in known for each in come):
-        by_name = dict(sorted(by_name.items()))
-    made = _counted(by_name, previous.total, come, gone, withheld)
+    by_name = patched(known, changes)
+    total, version = _total(previous.total, come, gone)
     differ = frozenset(each.name for each in (*come, *gone))
-    return replace(made, snapshot=replace(made.snapshot, base=previous.snapshot.version, changed=differ))
+    return CountedType(TypeSnapshot(by_name, version, withheld, previous.snapshot.version, differ), total)
 
 
-def _counted(
-    by_name: Mapping[str, Resource],
-    before: int,
-    come: Iterable[Resource],
-    gone: Iterable[Resource],
-    withheld: frozenset[str],
-) -> CountedType:
-    total = (before + sum(map(_summand, come)) - sum(map(_summand, gone))) % 2**_SUM_BITS
-    version = version_of((total.to_bytes(_SUM_BITS // 8),))
-    return CountedType(TypeSnapshot(by_name, version, withheld), total)
+def _total(before: int, come: Iterable[Resource], gone: Iterable[Resource]) -> tuple[int, str]:
+    """Carry a sum on; returns it with the version that it makes."""
+    total = (before + sum(map(_digest, come)) - sum(map(_digest, gone))) % SUM
+    return total, version_of((total.to_bytes(SUM_BYTES),))
 
 
-def _summand(each: Resource) -> int:
-    hashed = hashlib.blake2b(digest_size=_SUM_BITS // 8)
-    _feed(hashed, (each.name.encode(), each.version.encode()))
+def _digest(each: Resource) -> int:
+    return summand((each.name.encode(), each.version.encode()))
+
+
+def summand(parts: Iterable[bytes]) -> int:
+    """Digest a part of many, to be added to their sum (modulo SUM), and taken from it when it goes.
+
+    A sum depends on nothing but the parts, however they came; so it can be carried on.
+    """
+    hashed = hashlib.blake2b(digest_size=SUM_BYTES)
+    _feed(hashed, parts)
     return int.from_bytes(hashed.digest())
 
 
 def digest(part: bytes) -> bytes:
-    """Hash a part of a resource, of which the resource's version is then made."""
-    return hashlib.blake2b(part, digest_size=DIGEST_BYTES).digest()
+    """Hash a text of any length to a short name for it."""
+    return hashlib.blake2b(part, digest_size=_DIGEST_BYTES).digest()
 
 
-def version_of(parts: Iterable[bytes | bytearray]) -> str:
+def version_of(parts: Iterable[bytes]) -> str:
     """Hash what determines a content: equal on every replica, after every restart."""
     hashed = hashlib.blake2b(digest_size=_VERSION_BYTES)
     _feed(hashed, parts)
     return hashed.hexdigest()
 
 
-def _feed(hashed: hashlib.blake2b, parts: Iterable[bytes | bytearray]) -> None:
+def _feed(hashed: hashlib.blake2b, parts: Iterable[bytes]) -> None:
     for part in parts:
         # The length keeps ("ab", "c") and ("a", "bc") apart.
         hashed.update(len(part).to_bytes(8))

@@ -11,8 +11,9 @@ local OWN = "xds-server"
 local LB = "envoy.lb"
 local GRPC_FIELDS = "envoy.filters.http.grpc_field_extraction"
 
--- A route's settings by their id: taken apart once in each worker.
-local known = {}
+-- A route's settings by their id: taken apart once in each worker. Those of routes that are no more go with
+-- all others when there are MOST of them.
+local known, held, MOST = {}, 0, 500
 
 -- Paths, of which one that ends with an asterisk stands for all that begin so.
 local function paths(list)
@@ -61,7 +62,8 @@ local function settings(h)
       names = context:get("names"),
       json_key = context:get("json_key"),
     }
-    known[id] = found
+    if held >= MOST then known, held = {}, 0 end
+    known[id], held = found, held + 1
   end
   return found
 end

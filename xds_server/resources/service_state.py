@@ -7,29 +7,25 @@ that chose their cluster before the routes changed are still on their way to it.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import compress, count
-from operator import is_not
+from math import inf
 from typing import TYPE_CHECKING
 
 from xds_server.mesh.layout import LayoutKind
-from xds_server.mesh.model import PlacedEndpoint
+from xds_server.mesh.placed import differences
 from xds_server.resources import law
 from xds_server.resources.laid import Laid, Work
 from xds_server.resources.layouts import Choice, Misses, choose, held_step, single
 from xds_server.resources.shards import SINGLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from xds_server.mesh.model import ServicePicture
+    from xds_server.mesh.model import PlacedEndpoint, ServicePicture
     from xds_server.resources.clusters import ClusterEncoder
     from xds_server.resources.members import Key
     from xds_server.resources.pacing import Pace
     from xds_server.resources.shards import Layout, Shard, Sharding, Target
     from xds_server.resources.views import ShardResources
 
-Change = tuple[PlacedEndpoint | None, PlacedEndpoint | None]
-"""An endpoint as it was and as it is; None where it was not or is not there."""
+_NOTHING: frozenset[str] = frozenset()
 
 
 class ServiceState:
@@ -38,10 +34,11 @@ class ServiceState:
     def __init__(self, picture: ServicePicture, sharding: Sharding) -> None:
         self._sharding = sharding
         self.picture = picture
+        self._misses = Misses.of(picture.policy, picture.pool)
         self._holders: Counter[str] = Counter()
         self._held = 0
         for placed in picture.endpoints:
-            self._count(placed, 1)
+            self._count(None, placed)
         self.choice: Choice | None = None
         """None where the service holds no models: it is one cluster."""
         self.choice = self._choose(None)
@@ -49,7 +46,7 @@ class ServiceState:
         self.former: list[Laid] = []
         """Layouts that routes have left, the oldest first."""
         self._ended: set[Shard] = set()
-        self.targets: dict[Target, Mapping[Shard, ShardResources]] = {}
+        self.targets: dict[Target, dict[Shard, ShardResources]] = {}
         self.requires: dict[Target, frozenset[tuple[str, str]]] = {}
         """What routes to a target wait for: the clusters and assignments that exist and are sent."""
 
@@ -69,22 +66,25 @@ class ServiceState:
             return tuple(shard.name for shards in self.targets.values() for shard in shards)
         return tuple(name for laid in self._all() for name in laid.names_for(model))
 
-    def show(self, picture: ServicePicture, pace: Pace | None) -> bool:
-        """Take a picture over. Returns whether the layout is another one."""
+    def show(self, picture: ServicePicture, pace: Pace | None, since: float = inf) -> bool:
+        """Take a picture over; `since`: when the first change in it happened.
+
+        Returns whether the layout is another one.
+        """
         before, self.picture = self.picture, picture
-        changes = changed(before.endpoints, picture.endpoints)
+        changes = differences(before.endpoints, picture.endpoints)
         for old, new in changes:
-            self._count(old, -1)
-            self._count(new, 1)
+            self._count(old, new)
         if pace is not None and changes:
             pace.changed(picture.service.host, len(changes))
         other_rules = _rules(before) != _rules(picture)
-        misses = Misses.of(picture.policy, picture.pool)
+        if other_rules:
+            self._misses = Misses.of(picture.policy, picture.pool)
         for laid in self._all():
-            if laid.misses == misses:
-                laid.show(picture, changes, other_rules=other_rules)
+            if laid.misses == self._misses:
+                laid.show(picture, changes, other_rules=other_rules, since=since)
             else:
-                laid.show_all(picture, misses)
+                laid.show_all(picture, self._misses, since)
         return self._choose_again(pace)
 
     def drop(self, laid: Laid) -> None:
@@ -100,9 +100,12 @@ class ServiceState:
             keys = [key for key in laid.stale if pace is None or self._may(laid, key, pace, urgent=urgent)]
             if keys:
                 laid.encode(keys, clusters, work)
-        work.changed.update(dict.fromkeys(self._ended))
-        self._ended = set()
-        if work.changed:
+        ended, self._ended = self._ended, set()
+        others = bool(ended) or not self.requires
+        for shard, made in work.changed.items():
+            others |= made is not None and self._put(shard, made)
+        work.changed.update(dict.fromkeys(ended))
+        if work.changed and others:
             self.collect()
         return work
 
@@ -125,14 +128,13 @@ class ServiceState:
         return law.cost(len(self._holders) / laid.layout.count, laid.size(key))
 
     def _lay(self) -> Laid:
-        misses = Misses.of(self.picture.policy, self.picture.pool)
-        return Laid(self.layout, misses, self._sharding, self.picture)
+        return Laid(self.layout, self._misses, self._sharding, self.picture)
 
     def _choose(self, pace: Pace | None) -> Choice | None:
         pool = self.picture.pool
         if pool is None:
             return None
-        misses = Misses.of(self.picture.policy, pool)
+        misses = self._misses
         endpoints = len(self.picture.endpoints)
         mean = self._held / endpoints if endpoints else 0.0
         size = law.Size(endpoints, len(self._holders), mean, everywhere=misses.everywhere)
@@ -157,17 +159,32 @@ class ServiceState:
         self.requires = {}
         return True
 
-    def _count(self, placed: PlacedEndpoint | None, by: int) -> None:
-        if placed is None:
-            return
-        self._held += by * len(placed.models)
-        for model in placed.models:
-            self._holders[model] += by
+    def _count(self, before: PlacedEndpoint | None, after: PlacedEndpoint | None) -> None:
+        """Count who holds each model, with `after` in place of `before`."""
+        was = frozenset(before.models) if before is not None else _NOTHING
+        now = frozenset(after.models) if after is not None else _NOTHING
+        self._held += len(now) - len(was)
+        for model in now - was:
+            self._holders[model] += 1
+        for model in was - now:
+            self._holders[model] -= 1
             if not self._holders[model]:
                 del self._holders[model]
 
+    def _put(self, shard: Shard, made: ShardResources) -> bool:
+        """Put a shard's new resources among the others; returns whether routes wait for others now.
+
+        What each new model adds to a layout by model is no reason to wait: the routes name no cluster.
+        """
+        shards = self.targets.setdefault((shard.host, shard.port), {})
+        before = shards.get(shard)
+        shards[shard] = made
+        if self.layout.kind is LayoutKind.PER_MODEL:
+            return False
+        return before is None or (before.assignment is None) is not (made.assignment is None)
+
     def collect(self) -> None:
-        """Put the shards of all layouts together, by target."""
+        """Put the shards of all layouts together anew, by target."""
         targets: dict[Target, dict[Shard, ShardResources]] = {}
         for laid in self._all():
             for shard, made in laid.shards.items():
@@ -187,19 +204,6 @@ class ServiceState:
         )
         before = self.requires.get(target)
         return before if before == required and before is not None else required
-
-
-def changed(before: Sequence[PlacedEndpoint], after: Sequence[PlacedEndpoint]) -> list[Change]:
-    """List the endpoints that differ. Both are sorted by id, each id once."""
-    if len(before) == len(after):
-        # In C from end to end: most often one of thousands is another object.
-        places = list(compress(count(), map(is_not, before, after)))
-        if all(before[place].endpoint.id == after[place].endpoint.id for place in places):
-            return [(before[place], after[place]) for place in places]
-    old = {each.endpoint.id: each for each in before}
-    new = {each.endpoint.id: each for each in after}
-    pairs = ((old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()))
-    return [(one, other) for one, other in pairs if one is not other]
 
 
 def _rules(picture: ServicePicture) -> tuple[object, ...]:

@@ -204,7 +204,7 @@ class ViewCatalog:
             CLUSTER: carried_on(known.types[CLUSTER], clusters, frozenset()),
             ENDPOINT: carried_on(known.types[ENDPOINT], assignments, frozenset(withheld)),
         }
-        return replace(known, serial=self._serial, types=types)
+        return KnownView(self._serial, known.fronts, known.uses, types)
 
     def _made_anew(self, fronts: tuple[FrontResources, ...], known: KnownView | None) -> KnownView:
         uses = frozenset(target for front in fronts for target in front.uses)

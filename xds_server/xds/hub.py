@@ -9,10 +9,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from xds_server.xds.convergence import Convergence
-from xds_server.xds.model import EMPTY_SNAPSHOT, Catalog, Node, Snapshot
+from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, Catalog, Node, Snapshot
 from xds_server.xds.plan import Plans
 from xds_server.xds.session import Session
-from xds_server.xds.snapshot import Move, changed_names
+from xds_server.xds.snapshot import Audience, Move, changed_names
 from xds_server.xds.status import ClientStatus, HubStats, Progress, SyncState, state_of
 from xds_server.xds.subscription import Index
 
@@ -40,15 +40,13 @@ class Hub:
         self.convergence = Convergence(clock, self.stats.convergence)
         self.plans = Plans()
         """What was planned of the last publication, for all clients that are owed the same."""
+        self.serial = 0
+        """Of the last published catalog; 0 before the first, and nothing is sent till then."""
         self._catalog: Catalog | None = None
         self._sessions: dict[int, Session] = {}
+        self._audiences: list[Audience] = []
         self._listeners: dict[int, Callable[[], None]] = {}
         self._numbers = 0
-
-    @property
-    def serial(self) -> int:
-        """The serial of the last published catalog; 0 before the first, and nothing is sent till then."""
-        return self._catalog.serial if self._catalog else 0
 
     def open(self, variant: Variant, type_url: str | None, peer: str, wake: Callable[[], None]) -> Session:
         """A new stream; `type_url` None: aggregated. `wake` is called, at once, when `take` may help."""
@@ -65,6 +63,21 @@ class Hub:
         self.stats.streams_open -= 1
         self.notify()
 
+    def seat(self, session: Session) -> None:
+        """Called by a session as it learns whose it is: have it see what its node is entitled to."""
+        if session.node is not None:
+            snapshot = self.view_of(session.node)
+            session.sit(self._audience(session.node, snapshot))
+
+    def _audience(self, node: Node, snapshot: Snapshot) -> Audience:
+        """Find those who see this snapshot. There are as many as kinds of nodes, which are few."""
+        for audience in self._audiences:
+            if audience.snapshot is snapshot:
+                return audience
+        made = Audience(node, snapshot)
+        self._audiences.append(made)
+        return made
+
     def view_of(self, node: Node) -> Snapshot:
         """What a node is entitled to now; nothing before the first catalog."""
         return self._catalog.snapshot_for(node) if self._catalog else EMPTY_SNAPSHOT
@@ -79,6 +92,7 @@ class Hub:
         if catalog.serial <= self.serial:
             raise ValueError(f"serial: found {catalog.serial}; the last published was {self.serial}")
         last, self._catalog = self._catalog, catalog
+        self.serial = catalog.serial
         self.plans = Plans()
         self.stats.publications += 1
         made = self.convergence.begin(catalog.serial, since)
@@ -90,20 +104,34 @@ class Hub:
             self._sessions[number].wake()
 
     def _moves(self, catalog: Catalog, *, alike: bool) -> list[Move]:
-        """Give every session its new view. `alike`: those that shared the old one share the new one."""
+        """Give every session its new view. `alike`: those that shared the old one share the new one.
+
+        Then no session is looked at, however many there are.
+        """
+        self._audiences = [audience for audience in self._audiences if audience.sessions]
+        if not alike:
+            return self._seat_anew(catalog)
+        moves = []
+        for audience in self._audiences:
+            if audience.node is not None:
+                before, audience.snapshot = audience.snapshot, catalog.snapshot_for(audience.node)
+                changes = changed_names(before, audience.snapshot)
+                moves.append(Move(before, audience.snapshot, changes, audience.sessions))
+        return moves
+
+    def _seat_anew(self, catalog: Catalog) -> list[Move]:
         moves: dict[tuple[int, int], Move] = {}
+        self._audiences = []
         for session in self._sessions.values():
             if session.node is None:
                 continue
-            before = session.snapshot
-            move = moves.get((id(before), 0)) if alike else None
+            before, after = session.snapshot, catalog.snapshot_for(session.node)
+            move = moves.get((id(before), id(after)))
             if move is None:
-                after = catalog.snapshot_for(session.node)
-                key = id(before), 0 if alike else id(after)
-                move = moves.get(key) or Move(before, after, changed_names(before, after), set())
-                moves[key] = move
+                move = Move(before, after, changed_names(before, after), set())
+                moves[id(before), id(after)] = move
             move.sessions.add(session.number)
-            session.show(move)
+            session.sit(self._audience(session.node, after))
         return list(moves.values())
 
     def _mark(self, move: Move, made: Round) -> set[int]:
@@ -119,6 +147,9 @@ class Hub:
                     if watch.stream in move.sessions:
                         watch.concern((name,), made)
                         concerned.add(watch.stream)
+        if CLUSTER in move.changes:
+            for number in concerned:
+                self._sessions[number].retain(move)
         return concerned
 
     def progress(self, type_url: str, name: str, serial: int) -> Progress:

@@ -12,6 +12,7 @@ from xds_server.xds import delta, heartbeat, order, sotw
 from xds_server.xds.ledger import Rejection, Sent
 from xds_server.xds.messages import DeltaRequest, DeltaResponse, ProtocolError, Request, Response, Variant
 from xds_server.xds.model import CLUSTER, EMPTY_SNAPSHOT, ENDPOINT, Node, Resource, Snapshot
+from xds_server.xds.snapshot import Audience
 from xds_server.xds.status import ClientStatus, type_status
 from xds_server.xds.watch import Verdict, Watch
 
@@ -32,6 +33,7 @@ class Session:
 
     __slots__ = (
         "__weakref__",
+        "_audience",
         "_closed",
         "_heart",
         "_hub",
@@ -42,7 +44,6 @@ class Session:
         "number",
         "opened_at",
         "peer",
-        "snapshot",
         "variant",
         "wake",
         "watches",
@@ -63,7 +64,7 @@ class Session:
         self.peer = peer
         self.opened_at = hub.clock()
         self.node: Node | None = None
-        self.snapshot: Snapshot = EMPTY_SNAPSHOT
+        self._audience = Audience(None, EMPTY_SNAPSHOT)
         self.watches: dict[str, Watch] = {}
         self.wake = wake
         self._hub = hub
@@ -74,6 +75,11 @@ class Session:
         self._warming: frozenset[str] = frozenset()
         """Assignments of clusters that were sent before this stream asked for any assignment."""
         self._closed = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the client is entitled to, as of the last publication."""
+        return self._audience.snapshot
 
     @property
     def id(self) -> str:
@@ -92,7 +98,7 @@ class Session:
         watch = self.watches.get(request.type_url) or self._watch(self._type_of(request))
         if self.node is None:
             self.node = request.node or Node("", "")
-            self.snapshot = self._hub.view_of(self.node)
+            self._hub.seat(self)
         self._hub.stats.requests[watch.counted] += 1
         first = watch.fresh
         if first:
@@ -162,13 +168,29 @@ class Session:
             watch.rounds.answered(outstanding.serial)
         return True
 
-    def show(self, move: Move) -> None:
-        """The node's view from now on. Whoever calls this also marks what differs."""
-        self.snapshot = move.after
-        if CLUSTER in move.changes and self.aggregated:
-            clusters = self.watches.get(CLUSTER)
-            if clusters is not None and clusters.whole:
-                _retain(clusters, move)
+    def sit(self, audience: Audience) -> None:
+        """See what this audience sees from now on."""
+        self._audience.sessions.discard(self.number)
+        self._audience = audience
+        audience.sessions.add(self.number)
+
+    def retain(self, move: Move) -> None:
+        """Of the clusters that a move changed, keep what vanished for whole responses to include.
+
+        Until it may be removed, which only a stream of several types can tell.
+        """
+        clusters = self.watches.get(CLUSTER)
+        if clusters is None or not clusters.whole or not self.aggregated:
+            return
+        old, new = move.before.of(CLUSTER).resources, move.after.of(CLUSTER).resources
+        outstanding = clusters.ledger.outstanding
+        for name in move.changes[CLUSTER]:
+            if name in new:
+                clusters.retained.pop(name, None)
+            elif name in old:
+                sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
+                if sent and clusters.subscription.covers(name):
+                    clusters.retained[name] = old[name]
 
     # Out
 
@@ -182,7 +204,7 @@ class Session:
                     if plan is not None:
                         responses.append(self._send(watch, plan))
                     elif watch.rounds and not watch.marked:
-                        watch.rounds.answered(self.snapshot.serial)
+                        watch.rounds.answered(self._audience.snapshot.serial)
         return responses
 
     def next_deadline(self) -> float | None:
@@ -199,17 +221,17 @@ class Session:
         plan = self._shared_plan(watch) if watch.marked else None
         if not self._heart.beats or not (renewed := self._renewed(watch)):
             return plan
-        return heartbeat.joined(plan, renewed, self.snapshot.of(watch.type_url).version)
+        return heartbeat.joined(plan, renewed, self._audience.snapshot.of(watch.type_url).version)
 
     def _renewed(self, watch: Watch) -> tuple[tuple[str, str], ...]:
         """What has to be kept from ending at the client, when it is time for that."""
         if not self._heart.due(watch, self._hub.clock()):
             return ()
-        return heartbeat.renewed(watch, self.snapshot.of(watch.type_url))
+        return heartbeat.renewed(watch, self._audience.snapshot.of(watch.type_url))
 
     def _shared_plan(self, watch: Watch) -> Plan | None:
         """What others have been sent of this publication, where nothing tells this watch apart from them."""
-        view = self.snapshot.of(watch.type_url)
+        view = self._audience.snapshot.of(watch.type_url)
         lone = watch.lone()
         if lone is None:
             return self._plan(watch, view)
@@ -232,7 +254,7 @@ class Session:
         waiting: list[str] = []
         for name in watch.candidates(view):
             resource = view.resources.get(name)
-            if watch.verdict_on(name, resource, view, self.snapshot) is Verdict.NOTHING:
+            if watch.verdict_on(name, resource, view, self._audience.snapshot) is Verdict.NOTHING:
                 if resource is None and not watch.tells_absence:
                     watch.lapse(name)
             elif self._waits(watch, name, resource):
@@ -255,12 +277,12 @@ class Session:
         if not self.aggregated:
             return False
         if resource is not None:
-            waits = order.waits(watch, resource, self.watches, self.snapshot)
+            waits = order.waits(watch, resource, self.watches, self._audience.snapshot)
         elif watch.type_url == ENDPOINT:
             return order.cluster_remains(name, self.watches)
         elif watch.type_url != CLUSTER or not watch.ledger.has(name):
             return False
-        elif order.removal_waits(self.watches, self.snapshot):
+        elif order.removal_waits(self.watches, self._audience.snapshot):
             watch.held_back.pop(name, None)  # no deadline: the old cluster does no harm
             return True
         else:
@@ -269,7 +291,7 @@ class Session:
         return waits and now < watch.hold(name, now) + order.HOLD_LIMIT
 
     def _send(self, watch: Watch, plan: Plan) -> Response | DeltaResponse:
-        number = watch.count_response(self.snapshot.serial)
+        number = watch.count_response(self._audience.snapshot.serial)
         response, sent = plan.issued.get(number) or self._issue(watch, plan, number)
         if watch.type_url == CLUSTER:
             self._warm(watch, plan)
@@ -282,7 +304,7 @@ class Session:
 
     def _issue(self, watch: Watch, plan: Plan, number: int) -> Issue:
         """Make the response for every client to which the plan is its response of that number."""
-        serial = self.snapshot.serial
+        serial = self._audience.snapshot.serial
         nonce = watch.nonce(serial, number)
         response: Response | DeltaResponse
         if self.variant is Variant.SOTW:
@@ -346,16 +368,5 @@ class Session:
             for watch in self.watches.values():
                 watch.withdraw()
             self.watches.clear()
+            self._audience.sessions.discard(self.number)
             self._hub.leave(self)
-
-
-def _retain(clusters: Watch, move: Move) -> None:
-    """Keep what vanished for whole responses to include, until it may be removed."""
-    old, new = move.before.of(CLUSTER).resources, move.after.of(CLUSTER).resources
-    for name in new.keys() & clusters.retained.keys():
-        del clusters.retained[name]
-    outstanding = clusters.ledger.outstanding
-    for name in old.keys() - new.keys():
-        sent = clusters.ledger.has(name) or (outstanding is not None and name in outstanding.contents)
-        if sent and clusters.subscription.covers(name):
-            clusters.retained[name] = old[name]

@@ -10,6 +10,21 @@ from xds_server.xds.model import CLUSTER, ENDPOINT, Snapshot, TypeSnapshot
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from xds_server.xds.model import Node
+
+
+class Audience:
+    """The sessions that see one snapshot: what is published reaches all of them by one assignment."""
+
+    __slots__ = ("node", "sessions", "snapshot")
+
+    def __init__(self, node: Node | None, snapshot: Snapshot) -> None:
+        self.node = node
+        """Of any of them; None: of those that have not said who they are."""
+        self.snapshot = snapshot
+        self.sessions: set[int] = set()
+        """Their numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Move:

@@ -28,6 +28,9 @@ INTERVAL = 2.0
 LONGEST_PAUSE = 60.0
 """Seconds until a write that failed is tried again, at most."""
 
+_ROOM = 64
+"""Objects that are remembered before those that have gone are looked for."""
+
 APPLY = "application/apply-patch+yaml"
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 
@@ -50,6 +53,7 @@ class StatusWriter:
         self._clock = clock
         self._not_before: dict[tuple[str, str, str, str], float] = {}
         self._failures: dict[tuple[str, str, str, str], int] = {}
+        self._room = _ROOM
         self._log = structlog.get_logger("status")
         self.missing_permissions: set[str] = set()
         """Verbs and resources that were refused and have not been granted since."""
@@ -82,6 +86,7 @@ class StatusWriter:
         if guarded:
             identity["resourceVersion"] = metadata["resourceVersion"]
         self._not_before[key] = self._clock() + INTERVAL
+        self._forget()
         try:
             written = await self._api.json(
                 Request(
@@ -106,6 +111,15 @@ class StatusWriter:
         self.missing_permissions.discard(_permission(kind, metadata.get("namespace", "")))
         return dict(written)
 
+    def _forget(self) -> None:
+        """Drop objects that are gone: one that is still there has been tried again since."""
+        if len(self._not_before) <= self._room:
+            return
+        now = self._clock()
+        self._not_before = {key: at for key, at in self._not_before.items() if at + LONGEST_PAUSE > now}
+        self._failures = {key: count for key, count in self._failures.items() if key in self._not_before}
+        self._room = max(_ROOM, 2 * len(self._not_before))
+
     def _failed(
         self,
         key: tuple[str, str, str, str],
@@ -118,6 +132,7 @@ class StatusWriter:
             self.conflicts += 1
             return
         if status == _NOT_FOUND:
+            self._failures.pop(key, None)
             return  # it has gone meanwhile, which the watch tells
         self.failures += 1
         count = self._failures[key] = self._failures.get(key, 0) + 1
