@@ -2,8 +2,9 @@
 
 One Envoy answers all requests itself (the upstream), another routes them: plain round robin without a pool,
 and to a pool by header, by path, by path with an escape, and by JSON bodies of 1 KB, 100 KB and 1 MB, each
-beside plain round robin with the same body. The configurations are this project's own. wrk sends; variants
-take turns in every round, so that what else the machine does meets all of them.
+beside plain round robin with the same body; then to a pool whose models have aliases, where requests say the
+model's name or an alias. The configurations are this project's own. wrk sends; variants take turns in every
+round, so that what else the machine does meets all of them.
 
     python -m benchmarks.name_places [--rounds 5] [--seconds 2] [--connections 8]
 
@@ -72,8 +73,9 @@ spec: {{host: plain, trafficPolicy: {{loadBalancer: {{simple: ROUND_ROBIN}}}}}}
 POOL = """\
 apiVersion: xds-server.dev/v1alpha1
 kind: ModelPool
-metadata: {{name: pool}}
-spec: {{host: pool, models: {{static: {{"127.0.0.1:{upstream}": [m, "org/m"]}}}}}}
+metadata: {{name: {host}}}
+spec: {{host: {host}, models: {{static: {{"127.0.0.1:{upstream}": [m, "org/m"]}}{more}}}}}
+---
 """
 UPSTREAM = """\
 static_resources:
@@ -107,6 +109,7 @@ class Variant:
     path: str
     headers: dict[str, str] = field(default_factory=dict)
     body: int = 0
+    model: str = "m"
     baseline: str = "plain"
     cpu: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
@@ -114,18 +117,22 @@ class Variant:
     p99: list[float] = field(default_factory=list)
 
 
-def variants(plain: int, pool: int) -> list[Variant]:
+def variants(plain: int, pool: int, named: int) -> list[Variant]:
     made = [
         Variant("plain", plain, "/v2/models/m/infer"),
         Variant("header", pool, "/v2/models/m/infer", {"model": "m"}),
         Variant("path", pool, "/v2/models/m/infer"),
         Variant("path, escaped", pool, "/v2/models/org%2Fm/infer"),
+        Variant("header, aliases", named, "/v2/models/m/infer", {"model": "m"}),
+        Variant("path, aliases", named, "/v2/models/m/infer"),
+        Variant("path, renamed", named, "/v2/models/one/infer"),
     ]
     for text, size in (("1 KB", 1 << 10), ("100 KB", 100 << 10), ("1 MB", 1000 << 10)):
         made += [
             Variant(f"plain, {text}", plain, CHAT, body=size, baseline=f"plain, {text}"),
             Variant(f"header, {text}", pool, CHAT, {"model": "m"}, size, f"plain, {text}"),
             Variant(f"JSON body, {text}", pool, CHAT, body=size, baseline=f"plain, {text}"),
+            Variant(f"renamed, {text}", named, CHAT, body=size, model="one", baseline=f"plain, {text}"),
         ]
     return made
 
@@ -134,8 +141,8 @@ def script(folder: Path, variant: Variant) -> list[str]:
     """What wrk needs to send a body: a script of its own."""
     if not variant.body:
         return []
-    path = folder / f"{variant.body}.lua"
-    text = json.dumps({"model": "m", "messages": [{"content": "x" * variant.body}]})
+    path = folder / f"{variant.body}-{variant.model}.lua"
+    text = json.dumps({"model": variant.model, "messages": [{"content": "x" * variant.body}]})
     path.write_text(
         f'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\nwrk.body = [[{text}]]\n'
     )
@@ -170,11 +177,14 @@ def cpu(process: int) -> float:
     return used / 1000
 
 
-def configuration(folder: Path, plain: int, pool: int, upstream: int) -> dict[str, object]:
+def configuration(folder: Path, plain: int, pools: dict[str, int], upstream: int) -> dict[str, object]:
     documents = folder / "documents"
     documents.mkdir()
     text = SERVICE.format(host="plain", port=plain, upstream=upstream) + PLAIN.format(port=plain)
-    text += SERVICE.format(host="pool", port=pool, upstream=upstream) + POOL.format(upstream=upstream)
+    for host, port in pools.items():
+        more = ", aliases: {one: m}" if host == "named" else ""
+        text += SERVICE.format(host=host, port=port, upstream=upstream)
+        text += POOL.format(host=host, upstream=upstream, more=more)
     (documents / "all.yaml").write_text(text)
     loaded = load_directory(documents)
     if loaded.configuration is None:
@@ -200,11 +210,12 @@ def until_up(url: str) -> None:
 
 
 def run(options: argparse.Namespace) -> list[Variant]:
-    plain, pool, upstream = free_ports(3)
-    found = variants(plain, pool)
+    plain, pool, named, upstream = free_ports(4)
+    found = variants(plain, pool, named)
+    pools = {"pool": pool, "named": named}
     with tempfile.TemporaryDirectory(prefix="xds-names-") as name:
         folder = Path(name)
-        (folder / "front.json").write_text(json.dumps(configuration(folder, plain, pool, upstream)))
+        (folder / "front.json").write_text(json.dumps(configuration(folder, plain, pools, upstream)))
         (folder / "upstream.yaml").write_text(UPSTREAM.format(upstream=upstream, manager=MANAGER_TYPE))
         running = [
             subprocess.Popen(
@@ -222,7 +233,7 @@ def run(options: argparse.Namespace) -> list[Variant]:
             for file in ("upstream.yaml", "front.json")
         ]
         try:
-            for port in (plain, pool):
+            for port in (plain, pool, named):
                 until_up(f"http://127.0.0.1:{port}/v2/models/m/infer")
             for _ in range(options.rounds):
                 for variant in found:

@@ -166,7 +166,7 @@ def expected(told: dict[str, Any], path: str) -> set[tuple[str, str]]:
                 found.add((str(target["status"]), ""))
             else:
                 got = target.get("path") or normalised(path)
-                found.update((holder["endpoint"], got) for holder in target["holders"])
+                found.update((each["endpoint"], each.get("path", got)) for each in target["holders"])
     return found
 
 
@@ -254,7 +254,7 @@ async def test_the_command_says_it_in_words(stack: Stack, replicas: list[Replica
 
     said = await run("--model", "one")
     assert "model     one, from header model" in said
-    assert "sent on as a" in said
+    assert "asked for a" in said
     assert f"-> 127.0.0.1:{replicas[0].port} OK, weight 1" in said
     assert "has a READY, which one means" in said
     assert "envoys    all 1 that ask for it have acknowledged" in said

@@ -17,12 +17,13 @@ from xds_server.explain.request import Request
 from xds_server.explain.routing import taken
 from xds_server.mesh.layout import LayoutKind
 from xds_server.mesh.misses import Choice, Misses
-from xds_server.mesh.names import Names
+from xds_server.mesh.names import Names, Split, Versions
+from xds_server.mesh.pools import OpenAI, OpenInference, Pool
 from xds_server.mesh.request import MODEL_PATHS, Naming, OnDisagreement, RequestNames
 from xds_server.mesh.routing import Destination, Route, VirtualService
 from xds_server.resources.actions import RouteTimes
 from xds_server.resources.direct import path_regexes
-from xds_server.resources.filters import ANSWERS, HEADER_TO_METADATA, LUA
+from xds_server.resources.filters import ANSWERS, HEADER_TO_METADATA, KNOWN_AS_HEADER, LUA, RENAMES
 from xds_server.resources.parts import LB_NAMESPACE
 from xds_server.resources.routes import Claim, RouteEncoder, claimed
 from xds_server.resources.shards import Layout, Sharding
@@ -151,7 +152,8 @@ def test_plain_names_need_no_script(path, headers, suffix):
     "more",
     [
         {"names": RequestNames(on_disagreement=OnDisagreement.REJECT)},
-        {"further": Names(aliases={"a": ("m",)})},
+        {"further": Names(splits={"a": Split((("m", 1),))})},
+        {"further": Names(versions=Versions())},
         {"misses": Misses(not_loaded=Choice.FALLBACK_MODEL, fallback_model="f")},
         {"layout": Layout(LayoutKind.PER_MODEL)},
         {"names": RequestNames(without_model=("/" + "a" * 90,))},
@@ -199,3 +201,29 @@ def test_templates_that_may_be_read_in_two_ways_are_the_scripts(templates):
 
 def test_the_usual_templates_are_two_regexes():
     assert [start for start, _ in path_regexes(MODEL_PATHS)] == ["/v2/models/", "/v1/models/"]
+
+
+def test_a_replica_is_asked_under_another_name_where_a_name_is_only_copied():
+    made = configuration(further=Names(aliases={"a": ("m",)}), renames=True)
+    assert direct(made) == direct(PLAIN) != []
+    for route in made.virtual_hosts[0].routes:
+        assert {KNOWN_AS_HEADER, RENAMES} <= route.typed_per_filter_config.keys()
+    for route in PLAIN.virtual_hosts[0].routes:
+        assert not {KNOWN_AS_HEADER, RENAMES} & route.typed_per_filter_config.keys()
+
+
+@pytest.mark.parametrize(
+    ("more", "renames"),
+    [
+        ({}, False),
+        ({"discovery": OpenAI()}, True),  # it may tell of an adapter
+        ({"discovery": OpenAI(), "names": Names(adapter_fallback=False)}, False),
+        ({"names": Names(aliases={"a": ("m",)})}, True),
+        ({"names": Names(versions=Versions())}, True),
+        ({"names": Names(fallbacks={"a": ("m",)})}, True),
+        ({"names": Names(splits={"a": Split((("m", 1),))})}, True),
+        ({"misses": Misses(no_model=Choice.FALLBACK_MODEL, fallback_model="f")}, True),
+    ],
+)
+def test_which_pools_pay_for_other_names(more, renames):
+    assert Pool(**{"name": "p", "host": HOST, "discovery": OpenInference(), **more}).renames is renames

@@ -136,7 +136,14 @@ def test_a_grpc_message_names_its_model():
     request = Request(
         "/inference.GRPCInferenceService/ModelInfer", (("content-type", "application/grpc"),), body=framed
     )
-    assert (found(request).model, found(request).place) == ("mnist", "grpc")
+    said = found(request)
+    assert (said.model, said.place, said.version) == ("mnist", "grpc", "x")
+    made = configuration(route(names=Names(versions=Versions())))
+    (one,) = taken(made, request)
+    (target,) = meant(Names(versions=Versions()), one.route, request, said.model or "", said.version)
+    assert target.sent_as == "mnist/versions/x"
+    (target,) = meant(Names(), one.route, request, said.model or "", said.version)
+    assert target.sent_as == "mnist"
 
 
 def test_two_names_that_disagree_are_refused_where_that_is_configured():
@@ -159,7 +166,8 @@ def test_what_a_name_means():
     def meanings(path: str, model: str) -> list[tuple[str, float, str, str]]:
         request = Request(path)
         (one,) = taken(made, request)
-        return [(t.name, t.share, t.sent_as, t.path) for t in meant(names, one.route, request, model)]
+        targets = meant(names, one.route, request, model)
+        return [(t.name, t.share, t.sent_as, t.path_as(t.sent_as)) for t in targets]
 
     assert meanings("/v2/models/m/versions/2/infer", "m") == [
         ("m/versions/2", 1, "m/versions/2", "/v2/models/m/versions/2/infer")
@@ -176,6 +184,23 @@ def test_what_a_name_means():
         ("a", 0.25, "a", "/v2/models/a/infer"),
         ("old", 0.75, "m/versions/1", "/v2/models/m/versions/1/infer"),
     ]
+
+
+def test_the_path_that_a_replica_gets_which_is_asked_under_another_name():
+    names = Names(versions=Versions(), fallbacks={"m/versions/4": ("m/versions/3", "n")})
+    made = configuration(route(names=names))
+
+    def path(asked: str, known: str, model: str) -> str:
+        request = Request(asked)
+        (one,) = taken(made, request)
+        (target,) = meant(names, one.route, request, model)
+        return target.path_as(known)
+
+    four = "/v2/models/m/versions/4/infer?q=1"
+    assert path(four, "m/versions/3", "m") == "/v2/models/m/versions/3/infer?q=1"
+    assert path(four, "n", "m") == "/v2/models/n/infer?q=1"
+    assert path("/v2/models/a%2Fb/ready", "a/b/versions/1", "a/b") == "/v2/models/a%2Fb/versions/1/ready"
+    assert path("/v1/models/m:predict", "x y/versions/2", "m") == "/v1/models/x%20y/versions/2:predict"
 
 
 def test_a_question_in_a_query():

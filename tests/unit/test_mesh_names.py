@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from xds_server.mesh.names import (
     Split,
     Versions,
     bases,
+    for_any_other,
+    known_as,
     model_and_version,
     own_names,
     split_target,
@@ -131,6 +134,48 @@ def test_a_written_fallback_of_an_adapter_comes_before_its_base():
     index = NameIndex(Names(fallbacks={"sql": ("other",)}))
     index.update(eid("a"), ("llama",), frozenset({("sql", "llama")}))
     assert index.names(eid("a")) == ("llama",)
+
+
+def test_under_which_name_an_endpoint_is_asked():
+    names = Names(
+        aliases={"one": ("a",), "any": ("b", "c"), "c": ("a",), "old": ("m/versions/1",)},
+        versions=Versions(pinned={"m": "2"}),
+    )
+    assert [names.means(each) for each in ("one", "any", "old", "m", "m/versions/1", "x")] == [
+        "a",
+        "any",
+        "m/versions/1",
+        "m/versions/2",
+        "m/versions/1",
+        "x",
+    ]
+
+    def asked(listed: tuple[str, ...], models: tuple[str, ...], lent: dict[str, str] | None = None) -> Any:
+        lent = lent or {}
+        own = tuple(each for each in listed if each not in lent)
+        return known_as(names, listed, own if lent else listed, models, lent.get)
+
+    assert asked(("a", "one"), ("a",)) == ()  # the document says it
+    assert asked(("any", "c"), ("c",)) == (("any", "c"), ("c", "c"))  # a model that is called like an alias
+    assert asked(("any", "b", "c"), ("b", "c")) == (("any", "b"), ("c", "c"))  # the first that it has
+    assert asked(("m", "m/versions/1", "m/versions/2", "old"), ("m",)) == ()
+    lent = {"gone": "any", "m/versions/9": "m"}
+    assert asked(("any", "b", "gone", "m", "m/versions/9"), ("b", "m"), lent) == (
+        ("any", "b"),
+        ("gone", "b"),
+        ("m/versions/9", "m/versions/2"),
+    )
+
+
+def test_the_fallback_model_is_what_an_endpoint_is_asked_for_by_all_other_names():
+    names = Names(aliases={"best": ("a",), "any": ("a", "b")})
+    known = (("any", "a"),)
+    assert for_any_other(names, ("a", "any", "best"), known, "best") == (
+        ("", "a"),
+        ("a", "a"),
+        ("any", "a"),
+        ("best", "a"),
+    )
 
 
 def test_adapters_without_fallback():

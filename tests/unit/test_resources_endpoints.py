@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.config.endpoint.v3 as endpoint_v3
@@ -54,6 +55,7 @@ def placements(draw: st.DrawFn) -> tuple[PlacedEndpoint, ...]:
             ),
             tuple(sorted(draw(st.sets(texts, max_size=5)))),
             draw(st.booleans()),
+            tuple(sorted(draw(st.dictionaries(texts, texts, max_size=2)).items())),
         )
         for each in sorted(ids)
     )
@@ -85,7 +87,10 @@ def library_endpoint(each: PlacedEndpoint, keys: MetadataKeys) -> endpoint_v3.Lb
     values: dict[str, Any] = {key: value for key, value in each.endpoint.labels.items() if key in keys.labels}
     if keys.models is not None and each.models:
         values[keys.models] = list(each.models)
-    lb = Struct.from_dict(dict(sorted(values.items())))
+    spaces = {"envoy.lb": Struct.from_dict(dict(sorted(values.items())))} if values else {}
+    if keys.models is not None and each.known_as:
+        pairs = [f"&{quote(name, safe='') or '*'}={quote(known, safe='')}" for name, known in each.known_as]
+        spaces["xds-server"] = Struct.from_dict({"known_as": "".join(pairs) + "&"})
     return endpoint_v3.LbEndpoint(
         endpoint=endpoint_v3.Endpoint(
             address=core.Address(
@@ -95,7 +100,7 @@ def library_endpoint(each: PlacedEndpoint, keys: MetadataKeys) -> endpoint_v3.Lb
             )
         ),
         health_status=core.HealthStatus.UNKNOWN if each.healthy else core.HealthStatus.UNHEALTHY,
-        metadata=core.Metadata(filter_metadata={"envoy.lb": lb}) if values else None,
+        metadata=core.Metadata(filter_metadata=spaces) if spaces else None,
         load_balancing_weight=each.endpoint.weight,
     )
 
@@ -123,6 +128,7 @@ def test_the_order_of_endpoints_labels_and_models_leaves_no_trace(
             replace(each.endpoint, labels=dict(reversed(each.endpoint.labels.items()))),
             tuple(reversed(each.models)),
             each.healthy,
+            each.known_as,
         )
         for each in endpoints
     ]
@@ -192,6 +198,16 @@ def test_no_models_means_no_key_because_an_empty_list_makes_envoy_forget_the_oth
     assert lb_metadata(picture(placed(1, [], {"stage": "prod"}), policy=rule, pool=pool())) == {
         "stage": "prod"
     }
+
+
+def test_what_an_endpoint_has_to_be_asked_under_is_one_text() -> None:
+    one = replace(placed(1, ["a b", "m"]), known_as=(("", "m"), ("a b", "m/versions/2"), ("m", "m")))
+    of = picture(one, policy=policy(Selector((KEY,))), pool=pool())
+    (only,) = endpoint_v3.ClusterLoadAssignment.parse(library_bytes(of)).endpoints[0].lb_endpoints
+    assert only.metadata is not None
+    told = only.metadata.filter_metadata["xds-server"].fields["known_as"].string_value
+    assert told == "&*=m&a%20b=m%2Fversions%2F2&m=m&"
+    assert AssignmentEncoder(SHARD).encode(of).body == library_bytes(of)
 
 
 def test_a_service_without_endpoints_is_an_assignment_without_endpoints() -> None:

@@ -349,3 +349,19 @@ def test_what_a_snapshot_says_has_changed_is_what_differs(
         ]
         assert changed_names(before, after) == changed_names(*plain)
         before = after
+
+
+def test_a_shard_tells_what_its_own_names_are_known_as():
+    names = [f"n{number}" for number in range(8)]
+    one = replace(placed(1, names), known_as=tuple((name, f"has-{name}") for name in names[:6]))
+    for layout in (SINGLE, sharded(4), PER_MODEL):
+        told: list[str] = []
+        for name, each in Pool(layout).build(one).of(ENDPOINT).resources.items():
+            for endpoint in as_dict(each).get("endpoints", [{}])[0].get("lb_endpoints", []):
+                spaces = endpoint.get("metadata", {}).get("filter_metadata", {})
+                text = spaces.get("xds-server", {}).get("known_as", "&")
+                pairs = [pair.split("=") for pair in text.strip("&").split("&") if pair]
+                told += [known for _, known in pairs]
+                if layout is PER_MODEL and pairs:
+                    assert name.endswith(f"~{pairs[0][0]}")
+        assert sorted(told) == [known for _, known in one.known_as]

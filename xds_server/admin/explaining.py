@@ -183,8 +183,7 @@ def _target(target: Mapping[str, Any], model: str | None) -> Iterator[str]:
     share = "" if target["share"] == 1 else f" ({target['share']:.1%})"
     name = target.get("name")
     means = f", means {name}" if name not in (None, model) else ""
-    sent = f", sent on as {target['sent_as']}" if name is not None and target["sent_as"] != model else ""
-    yield f"service   {target['service']}, cluster {target['cluster']}{share}{means}{sent}"
+    yield f"service   {target['service']}, cluster {target['cluster']}{share}{means}"
     if target["outcome"] == "MISS":
         answer = f", so Envoy answers {target['status']}" if "status" in target else ""
         yield f"miss      {target['miss']}: {target['why']}; policy {target['policy']}{answer}"
@@ -198,6 +197,7 @@ def _target(target: Mapping[str, Any], model: str | None) -> Iterator[str]:
         pod = f" ({holder['pod']})" if holder["pod"] else ""
         zone = f" in zone {holder['zone']}" if holder["zone"] else ""
         why = f": {holder['why']}" if holder["why"] else ""
+        why += f", asked for {holder['asked_as']}" if holder.get("asked_as", model) != model else ""
         yield f"  -> {holder['endpoint']}{pod}{zone} {holder['state']}, weight {holder['weight']}{age}{why}"
     for other in target.get("others", ()):
         yield f"  not {other['endpoint']}: {other['why']}"

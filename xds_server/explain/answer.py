@@ -160,13 +160,13 @@ def _targets(known: Known, found: Named, request: Request, way: _Way) -> Iterato
         yield told | _unnamed(picture, statuses, found, known.now)
         return
     further = picture.pool.names if picture.pool is not None else NO_NAMES
-    for target in meant(further, way.route, request, found.model):
+    for target in meant(further, way.route, request, found.model, found.version):
         yield told | {
             "cluster": _cluster_of(way, target.name),
             "share": round(way.share * target.share, 6),
             "name": target.name,
             "sent_as": target.sent_as,
-            "path": target.path,
+            "path": target.path_as(target.sent_as),
             **_holders(picture, statuses, target, known.now, known=_is_known(known.mesh, way, target.name)),
         }
 
@@ -193,10 +193,18 @@ def _cluster_of(way: _Way, model: str) -> str:
 def _holders(
     picture: ServicePicture, statuses: tuple[EndpointStatus, ...], target: Target, now: float, *, known: bool
 ) -> dict[str, Any]:
+    told_as = {str(each.endpoint.id): dict(each.known_as) for each in picture.endpoints if each.known_as}
+
+    def asked_as(holder: dict[str, Any]) -> dict[str, Any]:
+        """The holder with the name that it is asked under, and the path that it then gets."""
+        its = told_as.get(holder["endpoint"], {})
+        name = its.get(target.name) or its.get("") or target.sent_as
+        return holder | {"asked_as": name, "path": target.path_as(name)}
+
     holders = [each for each in statuses if target.name in each.routed]
     others = [_other(each, target, now) for each in statuses if target.name not in each.routed]
     told: dict[str, Any] = {
-        "holders": [_holder(each, target, now) for each in holders],
+        "holders": [asked_as(_holder(each, target, now)) for each in holders],
         "others": [each for each in others if each["why"]],
     }
     if holders:
@@ -206,7 +214,7 @@ def _holders(
         fallback = picture.pool.misses.fallback_model or ""
         stand_ins = [each for each in statuses if fallback in each.routed]
         if stand_ins:
-            told["holders"] = [_holder(each, None, now) for each in stand_ins]
+            told["holders"] = [asked_as(_holder(each, None, now)) for each in stand_ins]
             return told | {"outcome": "FALLBACK_MODEL", "why": f"{why}; {fallback} stands in for it"}
     if known:
         return told | _miss(picture, statuses, "notLoaded", why, now)

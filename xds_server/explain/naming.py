@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
@@ -44,6 +44,7 @@ class Named:
 
     `model` None: it names none. `concerns_none`: its path concerns no model, any replica may answer.
     `problem`: it is answered with 400 and these words. `keys`: other subset keys with their values.
+    `version`: the model's, which a gRPC message names beside it.
     """
 
     model: str | None = None
@@ -52,6 +53,7 @@ class Named:
     concerns_none: bool = False
     problem: str = ""
     keys: tuple[tuple[str, str], ...] = ()
+    version: str = ""
 
 
 def named(route: route_v3.Route, request: Request) -> Named:
@@ -65,7 +67,8 @@ def named(route: route_v3.Route, request: Request) -> Named:
     if any(_is(each, path) for each in settings.get("without", ())):
         return Named(concerns_none=True, keys=keys)
     offers = [*_in_headers(settings, request), *_in_path(settings, path), *_in_body(route, request)]
-    return _chosen(offers, settings, keys)
+    found = _chosen(offers, settings, keys)
+    return replace(found, version=_in_message(request)[1]) if found.place == "grpc" else found
 
 
 def _is(pattern: str, path: str) -> bool:
@@ -143,7 +146,7 @@ def _from_lua(pattern: str) -> str:
 def _in_body(route: route_v3.Route, request: Request) -> list[tuple[str, str]]:
     filters = route.typed_per_filter_config
     if GRPC_FIELDS in filters:
-        name = _grpc_name(request)
+        name, _ = _in_message(request)
         return [(name, "grpc")] if name else []
     return _in_json(route, request) if JSON_TO_METADATA in filters and request.body else []
 
@@ -173,10 +176,11 @@ def _is_json(rules: json_to_metadata.JsonToMetadataMatchRules, content_type: str
     return allowed or (regex is not None and re.fullmatch(regex.regex, content_type) is not None)
 
 
-def _grpc_name(request: Request) -> str:
-    """The string in field 1 of the first message: model_name, or name, by the method."""
+def _in_message(request: Request) -> tuple[str, str]:
+    """The strings in fields 1 and 2 of the first message: the model's name and its version."""
+    found = {1: "", 2: ""}
     if request.path.rpartition("/")[2] not in GRPC_NAME_FIELDS:
-        return ""
+        return "", ""
     message = memoryview(request.body)[_GRPC_HEAD:]
     at = 0
     try:
@@ -186,14 +190,14 @@ def _grpc_name(request: Request) -> str:
                 _, at = _varint(message, at)
             elif tag & 7 == _BYTES:
                 length, at = _varint(message, at)
-                if tag >> 3 == 1:
-                    return bytes(message[at : at + length]).decode(errors="replace")
+                if tag >> 3 in found:
+                    found[tag >> 3] = bytes(message[at : at + length]).decode(errors="replace")
                 at += length
             else:
                 at += {_FIXED64: 8, _FIXED32: 4}[tag & 7]
     except (IndexError, KeyError):
-        return ""
-    return ""
+        pass  # as far as it can be read
+    return found[1], found[2]
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -133,6 +133,11 @@ class PlacedEndpoint:
     models: tuple[str, ...] = ()
     """Names READY here and not withdrawn, sorted, each once."""
     healthy: bool = True
+    known_as: tuple[tuple[str, str], ...] = ()
+    """Names of it with those that its runtime has to be asked under, where a pool's document does not say it.
+
+    The empty name stands for all names that it does not have.
+    """
 
 
 @dataclass(frozen=True, slots=True)

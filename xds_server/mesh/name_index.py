@@ -97,6 +97,10 @@ class NameIndex:
         found |= lent - self._withdrawn.get(endpoint, _NOTHING)
         return tuple(sorted(found)) if found != set(own) else own
 
+    def own(self, endpoint: EndpointId) -> tuple[str, ...]:
+        """The names that an endpoint has by itself."""
+        return self._own.get(endpoint, ())
+
     def _track(self) -> None:
         """Begin to follow who has which name: not before something depends on it, since it costs memory."""
         self._tracking = True

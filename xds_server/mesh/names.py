@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from xds_server.mesh.events import ModelState
 
@@ -79,10 +79,20 @@ class Names:
         """Whether a bare name depends on the versions that other endpoints have."""
         return self.versions is not None and self.versions.default is DefaultVersion.LATEST
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is written here that requests may bring, or mean, beside models' own names."""
+        return bool(self.aliases or self.fallbacks or self.splits) or self.versions is not None
+
     def means(self, name: str) -> str:
-        """The one name that a runtime knows `name` by: an alias of exactly one model means that one."""
+        """The one name that `name` means as it is written: an alias of exactly one, a pinned version."""
         targets = self.aliases.get(name, ())
-        return targets[0] if len(targets) == 1 else name
+        return self.pinned(targets[0] if len(targets) == 1 else name)
+
+    def pinned(self, name: str) -> str:
+        """The version that a model's bare name stands for, or the name itself."""
+        version = self.versions.pinned.get(name) if self.versions is not None else None
+        return name if version is None else version_name(name, version)
 
 
 NO_NAMES = Names()
@@ -156,6 +166,53 @@ def _with_versions(
         if (pinned in left) if pinned is not None else (left or not told):
             found.add(model)
     return found
+
+
+def known_as(
+    names: Names,
+    listed: tuple[str, ...],
+    own: tuple[str, ...],
+    models: tuple[str, ...],
+    stands_in: Callable[[str], str | None],
+) -> tuple[tuple[str, str], ...]:
+    """Under which name an endpoint has to be asked for a name of its, where that is not `Names.means`.
+
+    Args:
+        names: the pool's.
+        listed: all names that the endpoint is routed under.
+        own: those of them that it has by itself (`own_names`).
+        models: those READY on it.
+        stands_in: for a name that nobody has, the one whose endpoints stand in for it.
+
+    Returns:
+        Pairs in the order of `listed`, none for almost all names: aliases of several models, models that
+        are called like an alias, and what the endpoint stands in for.
+    """
+    if listed is own and not names.aliases:
+        return ()
+    has = frozenset(own)
+    ready = frozenset(models)
+
+    def known(name: str) -> str:
+        if name in ready or name not in names.aliases:
+            return names.pinned(name)
+        return next((known(each) for each in names.aliases[name] if each in has), name)
+
+    found = []
+    for name in listed:
+        if name in names.aliases or name not in has:
+            its = known(name if name in has else stands_in(name) or name)
+            if its != names.means(name):
+                found.append((name, its))
+    return tuple(found)
+
+
+def for_any_other(
+    names: Names, listed: tuple[str, ...], known: tuple[tuple[str, str], ...], fallback: str
+) -> tuple[tuple[str, str], ...]:
+    """The same of all `listed` names of an endpoint, and `fallback` for every name that it does not have."""
+    its = {name: names.means(name) for name in listed} | dict(known)
+    return (("", its[fallback]), *its.items())
 
 
 def bases(names: Names, rows: Iterable[ModelState]) -> frozenset[tuple[str, str]]:

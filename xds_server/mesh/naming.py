@@ -52,6 +52,7 @@ def with_names(route: Route, pools: Mapping[str, Pool], services: Mapping[str, S
             further=used[0].names,
             misses=used[0].misses,
             hosts=tuple(pool.host for pool in used),
+            renames=used[0].renames,
         ),
     )
 

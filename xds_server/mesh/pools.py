@@ -171,3 +171,9 @@ class Pool:
     layout: PoolLayout = AUTO
     request: RequestNames = field(default_factory=RequestNames)
     misses: Misses = NO_MISSES
+
+    @property
+    def renames(self) -> bool:
+        """Whether a replica may have to be asked under another name than the request's."""
+        tells_adapters = self.names.adapter_fallback and isinstance(self.discovery, OpenAI)
+        return self.names.any or tells_adapters or self.misses.fallback_model is not None

@@ -115,6 +115,8 @@ class Naming:
     `misses`: what callers are told where nobody has it. `hosts`: of the pools, in order.
 
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
+
+    `renames`: a replica may have to be asked under another name than the request's.
     """
 
     names: RequestNames
@@ -123,3 +125,4 @@ class Naming:
     further: Names = NO_NAMES
     misses: Misses = NO_MISSES
     hosts: tuple[str, ...] = ()
+    renames: bool = False

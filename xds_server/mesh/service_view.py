@@ -24,7 +24,7 @@ from xds_server.mesh.model import (
     ServicePicture,
 )
 from xds_server.mesh.name_index import NameIndex
-from xds_server.mesh.names import NO_NAMES, bases, own_names
+from xds_server.mesh.names import NO_NAMES, bases, for_any_other, known_as, own_names
 from xds_server.mesh.origins import Origin
 from xds_server.mesh.placed import PlacedEndpoints
 from xds_server.mesh.places import addresses, normalised
@@ -76,6 +76,7 @@ class ServiceView:
         self._way = way_of(pool.discovery) if pool else None
         self._static = _static_models(pool, self._endpoints.values())
         self._names = pool.names if pool else NO_NAMES
+        self._fallback = pool.misses.fallback_model if pool and pool.misses.falls_back else None
         self._index = NameIndex(self._names)
         self._common = NO_COMMON_FAILURE
         self._stretches = Stretches()
@@ -265,9 +266,21 @@ class ServiceView:
     def _place(self, endpoint: EndpointId, *, healthy: bool) -> None:
         """Place the endpoint as Envoy is to see it: the same object as before if nothing of it changed."""
         before = self._placed.get(endpoint)
-        placed = PlacedEndpoint(self._endpoints[endpoint], self._index.names(endpoint), healthy)
+        listed, known = self._index.names(endpoint), self._known_as(endpoint)
+        placed = PlacedEndpoint(self._endpoints[endpoint], listed, healthy, known)
         if before is None or before != placed:
             self._placed[endpoint] = self._changes[endpoint] = placed
+
+    def _known_as(self, endpoint: EndpointId) -> tuple[tuple[str, str], ...]:
+        """Under which names the endpoint has to be asked, where the document does not say it."""
+        listed, own = self._index.names(endpoint), self._index.own(endpoint)
+        known: tuple[tuple[str, str], ...] = ()
+        if self._names.aliases or listed is not own:
+            models = self._judge(endpoint).models
+            known = known_as(self._names, listed, own, models, self._index.stand_in)
+        if self._fallback is not None and self._fallback in listed:
+            return for_any_other(self._names, listed, known, self._fallback)
+        return known
 
     def _stands(self, endpoint: EndpointId) -> bool:
         """Whether the endpoint is as it was placed. Its names by themselves decide all of its names."""

@@ -16,8 +16,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from xds_server.mesh.placed import differences
+from xds_server.resources.filters import KNOWN_AS, OWN_NAMESPACE
 from xds_server.resources.parts import LB_NAMESPACE, SUM, SUM_BYTES, summand, version_of
 from xds_server.wire import field, header, string, uint
 from xds_server.xds.model import ENDPOINT, Pieces, Resource
@@ -189,10 +191,19 @@ def encode_endpoint(placed: PlacedEndpoint, port: ServicePort, keys: MetadataKey
     if not placed.healthy:
         parts.append(uint(2, _UNHEALTHY))
     metadata = _lb_metadata(placed, keys)
-    if metadata:
-        parts.append(field(3, field(1, string(1, LB_NAMESPACE) + field(2, metadata))))
+    spaces = field(1, string(1, LB_NAMESPACE) + field(2, metadata)) if metadata else b""
+    if placed.known_as and keys.models is not None:
+        spaces += field(1, string(1, OWN_NAMESPACE) + field(2, _known_as(placed.known_as)))
+    if spaces:
+        parts.append(field(3, spaces))
     parts.append(field(4, uint(1, endpoint.weight)))
     return b"".join(parts)
+
+
+def _known_as(pairs: tuple[tuple[str, str], ...]) -> bytes:
+    """Encode what the replica has to be asked under: one text, which renames.lua gets as a header."""
+    text = "".join(f"&{quote(name, safe='') or '*'}={quote(known, safe='')}" for name, known in pairs)
+    return field(1, string(1, KNOWN_AS) + field(2, field(3, f"{text}&".encode())))
 
 
 @lru_cache(maxsize=65536)

@@ -15,10 +15,12 @@ import envoy_data_plane.envoy.config.common.mutation_rules.v3 as mutation_rules
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.filters.http.grpc_field_extraction.v3 as grpc_field_extraction
 import envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 as grpc_json_transcoder
+import envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 as header_mutation
 import envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 as header_to_metadata
 import envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 as json_to_metadata
 import envoy_data_plane.envoy.extensions.filters.http.lua.v3 as lua
 import envoy_data_plane.envoy.extensions.filters.http.router.v3 as router
+import envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 as upstream_codec
 import envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 as hcm
 import envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 as early
 import envoy_data_plane.envoy.type.matcher.v3 as matcher
@@ -35,7 +37,13 @@ GRPC_FIELDS = "envoy.filters.http.grpc_field_extraction"
 JSON_TO_METADATA = "envoy.filters.http.json_to_metadata"
 LUA = "envoy.filters.http.lua"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
-"""The filters' names in the chain; a route's own rules are given under them."""
+KNOWN_AS_HEADER = "xds-server.known-as"
+RENAMES = "xds-server.renames"
+"""The filters' names in the chain; a route's own rules are given under them. The last two are on the way to
+the replica, and see which one was picked."""
+
+KNOWN_AS = "known_as"
+"""In an endpoint's metadata of our namespace: names with those that the replica has to be asked under."""
 
 FLAGS_HEADER = "x-xds-flags"
 """On Envoy's own answers, until the script takes it off: the status, the request's method, why no replica has
@@ -49,12 +57,14 @@ JSON_NAMESPACE = "xds-server.json"
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 
 GRPC_NAME_FIELDS = {
-    "ModelInfer": "model_name",
-    "ModelMetadata": "name",
-    "ModelReady": "name",
-    "ModelStreamInfer": "model_name",
+    "ModelInfer": ("model_name", "model_version"),
+    "ModelMetadata": ("name", "version"),
+    "ModelReady": ("name", "version"),
+    "ModelStreamInfer": ("model_name", "model_version"),
 }
-"""The methods that concern a model, each with the field of its request that names it."""
+"""The methods that concern a model, each with the fields of its request that name it and its version.
+
+In all of them those are fields 1 and 2 (grpc_names.lua)."""
 
 GRPC_WITHOUT_MODEL = (
     *(
@@ -72,6 +82,7 @@ ANSWERS = "answers"
 TRANSLATED_BYTES = 16 << 20
 """Of a body that is translated, in either direction: it is held whole. Envoy's own limit would be 1 MiB."""
 
+_TOLD_HEADER = "x-xds-known-as"
 _HERE = Path(__file__).parent
 _FIRST_ERROR = 400
 
@@ -89,6 +100,36 @@ def http_filters(*, pools: bool) -> list[hcm.HttpFilter]:
         _dormant(LUA, _script()),
         _dormant(TRANSCODER, _transcoder()),
         hcm.HttpFilter(name="envoy.filters.http.router", typed_config=packed(_router(pools=pools))),
+    ]
+
+
+def _to_the_replica() -> list[hcm.HttpFilter]:
+    """List the filters that a request passes on its way to the replica that was picked, in each try.
+
+    They are a listener's, not a cluster's: a script of each cluster's own would take memory for each model.
+    """
+    told = header_mutation.HeaderMutation(
+        mutations=header_mutation.Mutations(
+            request_mutations=[
+                mutation_rules.HeaderMutation(remove=_TOLD_HEADER),  # a former try's, or a client's
+                mutation_rules.HeaderMutation(
+                    append=core.HeaderValueOption(
+                        header=core.HeaderValue(
+                            key=_TOLD_HEADER, value=f"%UPSTREAM_METADATA({OWN_NAMESPACE}:{KNOWN_AS})%"
+                        ),
+                        append_action=core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+                    )
+                ),
+            ]
+        )
+    )
+    script = lua.Lua(default_source_code=core.DataSource(inline_string=upstream_script()))
+    return [
+        _dormant(KNOWN_AS_HEADER, told),
+        _dormant(RENAMES, script),
+        hcm.HttpFilter(
+            name="envoy.filters.http.upstream_codec", typed_config=packed(upstream_codec.UpstreamCodec())
+        ),
     ]
 
 
@@ -137,7 +178,9 @@ def local_replies() -> hcm.LocalReplyConfig:
 
 def _router(*, pools: bool) -> router.Router:
     """Log each attempt: a log of requests would have the last answer of each only."""
-    return router.Router(upstream_log=[not_found_log()] if pools else [])
+    if not pools:
+        return router.Router()
+    return router.Router(upstream_log=[not_found_log()], upstream_http_filters=_to_the_replica())
 
 
 def _dormant(name: str, message: Message) -> hcm.HttpFilter:
@@ -149,9 +192,11 @@ def _grpc_fields() -> grpc_field_extraction.GrpcFieldExtractionConfig:
         descriptor_set=core.DataSource(inline_bytes=descriptors()),
         extractions_by_method={
             f"{INFERENCE_SERVICE}.{method}": grpc_field_extraction.FieldExtractions(
-                request_field_extractions={name: grpc_field_extraction.RequestFieldValueDisposition()}
+                request_field_extractions={
+                    name: grpc_field_extraction.RequestFieldValueDisposition() for name in fields
+                }
             )
-            for method, name in GRPC_NAME_FIELDS.items()
+            for method, fields in GRPC_NAME_FIELDS.items()
         },
     )
 
@@ -183,7 +228,16 @@ def _transcoder() -> grpc_json_transcoder.GrpcJsonTranscoder:
 @cache
 def script() -> str:
     """Join the parts of the script that runs on routes to pools."""
-    parts = ("names.lua", "request.lua", "answers.lua")
+    return _joined("names.lua", "request.lua", "answers.lua")
+
+
+@cache
+def upstream_script() -> str:
+    """Join the parts of the script that renames models on the way to a replica."""
+    return _joined("names.lua", "grpc_names.lua", "renames.lua")
+
+
+def _joined(*parts: str) -> str:
     return "".join((_HERE / part).read_text("utf-8") for part in parts)
 
 

@@ -78,7 +78,11 @@ def _part(
         if isinstance(key, str) or not misses.take(placed):
             return None
         models = ()
-    return placed if models == placed.models else replace(placed, models=models)
+    if models == placed.models:
+        return placed
+    shown = (key,) if isinstance(key, str) else models
+    known = tuple(pair for pair in placed.known_as if pair[0] in shown)
+    return replace(placed, models=models, known_as=known)
 
 
 def withdraws(part: Part) -> bool:

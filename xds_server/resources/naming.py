@@ -30,7 +30,9 @@ from xds_server.resources.filters import (
     INFERENCE_SERVICE,
     JSON_NAMESPACE,
     JSON_TO_METADATA,
+    KNOWN_AS_HEADER,
     LUA,
+    RENAMES,
     TRANSCODER,
     TRANSLATED_BYTES,
 )
@@ -64,28 +66,33 @@ def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[
         return
     names = naming.names
     script = _settings(naming, reroute=reroute)
-    if direct and _names_mean_themselves(naming):
+    renaming = _renaming(naming) if naming.renames else {}
+    # A body is held here to be renamed only: where a header has named its model.
+    held = names.json.max_bytes if renaming and names.json is not None else None
+    if direct and _names_stand_for_themselves(naming):
         for place in places(naming):
-            answers = {LUA: _script(script, ANSWERS)}
-            yield Variant(f"#{place.words.partition(' ')[0]}", place.conditions, answers, named=place)
+            filters = {LUA: _script(script, ANSWERS), **renaming}
+            yield Variant(f"#{place.words.partition(' ')[0]}", place.conditions, filters, held, named=place)
     unnamed = () if names.on_disagreement is OnDisagreement.REJECT else tuple(map(absent, names.headers))
     if names.grpc:
         methods = "|".join(GRPC_NAME_FIELDS)
         path = path_is(f"/{re.escape(INFERENCE_SERVICE)}/({methods})")
-        yield Variant("#grpc", (is_grpc(), path, *unnamed), {LUA: _script(script), GRPC_FIELDS: enabled()})
+        filters = {LUA: _script(script), GRPC_FIELDS: enabled(), **renaming}
+        yield Variant("#grpc", (is_grpc(), path, *unnamed), filters)
     if names.json is not None and not naming.transcode:
         body = names.json
         filters = {
-            LUA: _script({**script, **_json_key(body), "max_bytes": body.max_bytes}),
+            LUA: _script({**script, "max_bytes": body.max_bytes}),
             JSON_TO_METADATA: _json_rules(body),
+            **(_renaming(naming, inserts=True) if naming.renames else {}),
         }
         for paths in chunks(body.paths):
             yield Variant("#json", (path_is(paths), *unnamed), filters, max_body=body.max_bytes, marks=_SEEN)
     if naming.transcode:
         translated = _script({**script, "transcode": True, "max_bytes": TRANSLATED_BYTES})
-        filters = {LUA: translated, TRANSCODER: enabled()}
+        filters = {LUA: translated, TRANSCODER: enabled(), **renaming}
         yield Variant("#rest", (is_grpc(inverted=True),), filters, max_body=TRANSLATED_BYTES, marks=_SEEN)
-    yield Variant("", (), {LUA: _script(script)})
+    yield Variant("", (), {LUA: _script(script), **renaming}, max_body=held)
 
 
 def enabled() -> Any:
@@ -122,15 +129,31 @@ def _settings(naming: Naming, *, reroute: bool) -> dict[str, object]:
     return settings
 
 
-def _further(names: Names) -> dict[str, object]:
-    """What the script has to know of further names: not which there are, but which it changes something of.
+def _renaming(naming: Naming, *, inserts: bool = False) -> dict[str, Any]:
+    """Switch on what renames models on the way to a replica, with what the pool's document says of it.
 
-    Its size is that of the pool's document: aliases of one model, and splits.
+    What depends on the replica is in its endpoint's metadata. `inserts`: the body is one that names its
+    model, so that a fallback's name belongs there where it has none.
     """
+    names = naming.further
+    named = {*names.aliases, *(names.versions.pinned if names.versions is not None else ())}
+    settings: dict[str, object] = {
+        "key": naming.keys[0],
+        "paths": [lua_pattern(template) for template in naming.names.paths],
+        "known": {name: names.means(name) for name in named if names.means(name) != name},
+    }
+    if names.versions is not None:
+        settings["versions"] = True
+    if naming.names.json is not None and len(naming.names.json.field) == 1:
+        settings["json_key"] = naming.names.json.field[0]
+    if inserts:
+        settings["inserts"] = True
+    return {KNOWN_AS_HEADER: enabled(), RENAMES: _script(settings)}
+
+
+def _further(names: Names) -> dict[str, object]:
+    """What the script has to know of further names to tell which one a request means."""
     further: dict[str, object] = {}
-    aliases = {alias: names.means(alias) for alias in names.aliases if names.means(alias) != alias}
-    if aliases:
-        further["aliases"] = aliases
     if names.splits:
         further["splits"] = {name: _split(split) for name, split in names.splits.items()}
     if names.versions is not None:
@@ -186,8 +209,8 @@ def _answer(choice: Choice | None, retry_after: int) -> dict[str, object]:
             return {}
 
 
-def _names_mean_themselves(naming: Naming) -> bool:
-    """Whether the first name that a request has is what the balancer is asked for, and goes on unchanged."""
+def _names_stand_for_themselves(naming: Naming) -> bool:
+    """Whether the first name that a request has is what the balancer is asked for, and nothing else."""
     first = naming.names.on_disagreement is OnDisagreement.PREFER_FIRST
     return first and not _further(naming.further) and not naming.misses.falls_back
 
@@ -214,11 +237,6 @@ def _value(value: object) -> Value:
             return Value(struct_value=_struct(value))
         case _:
             return Value(string_value=str(value))
-
-
-def _json_key(body: JsonBody) -> dict[str, object]:
-    """Where the script may write the name that an alias means: in the body's own field only."""
-    return {"json_key": body.field[0]} if len(body.field) == 1 else {}
 
 
 def _json_rules(body: JsonBody) -> Any:

@@ -60,22 +60,11 @@ local function settings(h)
       openai = paths(context:get("openai")),
       fallback = context:get("fallback"),
       names = context:get("names"),
-      json_key = context:get("json_key"),
     }
     if held >= MOST then known, held = {}, 0 end
     known[id], held = found, held + 1
   end
   return found
-end
-
-local function decoded(text)
-  if not find(text, "%", 1, true) then
-    return text
-  end
-  if find(text, "%%%X") or find(text, "%%%x%X") or find(text, "%%%x?$") then
-    return nil
-  end
-  return (gsub(text, "%%(%x%x)", function(digits) return char(tonumber(digits, 16)) end))
 end
 
 local function is_utf8(text)
@@ -131,15 +120,17 @@ local function in_path(path, patterns)
   return nil
 end
 
-local function in_body(metadata)
+-- What the message says in a field that the methods call either way; nil for nothing.
+local function in_message(metadata, key, other)
   local fields = metadata:get(GRPC_FIELDS)
-  if fields then
-    local _, values = next(fields)
-    local name = values and values[1]
-    if name ~= nil and name ~= "" then
-      return name, nil, "grpc"
-    end
-    return nil
+  local values = fields and (fields[key] or fields[other])
+  local value = values and values[1]
+  return value ~= "" and value or nil
+end
+
+local function in_body(metadata)
+  if metadata:get(GRPC_FIELDS) then
+    return in_message(metadata, "model_name", "name"), nil, "grpc"
   end
   local json = metadata:get(OWN .. ".json")
   if json == nil then
@@ -207,15 +198,6 @@ local function refuse(h, status, message)
   h:respond({ [":status"] = tostring(status), ["content-type"] = "text/plain" }, message)
 end
 
--- Comes last: waiting for the body ends the life of all that was asked of the request before.
-local function rename_in_body(h, key, known)
-  local body = h:body()
-  local text = body and names.replaced(body:getBytes(0, body:length()), key, (gsub(known, "/versions/.+$", "")))
-  if text then
-    body:setBytes(text)
-  end
-end
-
 function envoy_on_request(h)
   local config = settings(h)
   -- Waiting for the body ends the life of all that was asked of the request before.
@@ -276,9 +258,17 @@ function envoy_on_request(h)
   if name then
     metadata:set(OWN, "model", name)
     metadata:set(OWN, "from", from)
-    local asked, known, onward = name, name, path
     if config.names then
-      name, known, onward = names.meant(config, headers, path, name, decoded)
+      local beside = from == "grpc" and in_message(metadata, "model_version", "version")
+      problem = beside and fault(beside)
+      if problem then
+        return refuse(h, 400, problem)
+      end
+      local asked, full = names.meant(config, headers, path, name, beside)
+      if full ~= name then
+        metadata:set(OWN, "full", full)
+      end
+      name = asked
     end
     headers:replace("x-xds-model", name)
     for _, key in ipairs(config.keys) do
@@ -293,13 +283,6 @@ function envoy_on_request(h)
     end
     if config.reroute then
       h:clearRouteCache()
-    end
-    if onward ~= path then
-      headers:replace("x-envoy-original-path", path)
-      headers:replace(":path", onward)
-    end
-    if known ~= asked and from == "json" and config.json_key then
-      rename_in_body(h, config.json_key, known)
     end
   end
 end
