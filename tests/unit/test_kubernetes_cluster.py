@@ -103,7 +103,7 @@ def test_a_service_that_is_wanted_before_it_is_there():
     assert world.cluster.problems() == ["service triton is not in namespace models (yet), or is not watched"]
     world.tell(service())
     assert world.cluster.problems() == []
-    assert world.mesh.service(HOST).endpoints == ()
+    assert not world.mesh.service(HOST).endpoints
 
 
 @pytest.mark.parametrize(
