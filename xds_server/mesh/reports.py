@@ -78,14 +78,14 @@ class Record:
         return self._absent.get(model, self.reported_at if model in self._left else -inf)
 
     def _take_rows(self, event: ModelsReported) -> bool:
-        """Take the rows; returns whether what counts may be another."""
+        """Take the rows; returns whether what counts may be another: versions and bases count, too."""
         rows = event.models
         if rows == self.rows:
             return False
-        old, self.rows = self.rows, rows
+        self.rows = rows
         ready = ready_names(rows)
         if ready == self.ready:
-            return any(row.ready_at < inf for row in (*rows, *old))
+            return True
         before = -inf if self.reported_at is None else self.reported_at
         gone = self._absent.keys() - set(ready)
         self._absent = {

@@ -283,11 +283,16 @@ class ServiceView:
         return known
 
     def _stands(self, endpoint: EndpointId) -> bool:
-        """Whether the endpoint is as it was placed. Its names by themselves decide all of its names."""
+        """Whether the endpoint is as it was placed. Its names by themselves decide all of its names.
+
+        Not what it is asked under: an alias may be listed before and after a model of that very name comes.
+        """
         own, bases_of, withdrawn, healthy = self._told(endpoint)
         if not self._index.is_own(endpoint, own, bases_of, withdrawn):
             return False
-        return healthy == self._placed[endpoint].healthy
+        before = self._placed[endpoint]
+        as_before = not self._names.aliases or self._known_as(endpoint) == before.known_as
+        return as_before and healthy == before.healthy
 
     def _told(self, endpoint: EndpointId) -> _Told:
         """What the endpoint's records and withdrawals say, which are joined once for all of it."""
