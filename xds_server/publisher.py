@@ -146,6 +146,8 @@ class Publisher:
         dirty = self._mesh.take_dirty()
         self._owed = self._owed or bool(dirty)
         self._dirty |= dirty.services
+        if not self._owed:
+            self._changed_at = None  # what was announced has made no difference: the next change is the first
 
     def _drop(self) -> bool:
         """Let go of the former layouts whose time is over; returns whether that is something to publish."""

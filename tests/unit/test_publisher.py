@@ -88,6 +88,29 @@ async def test_the_first_change_goes_out_at_once_and_those_that_follow_together(
     assert world.routed(1) == ("a", "b", "c", "d", "m")
 
 
+async def test_a_change_is_not_as_old_as_one_before_it_that_made_no_difference(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    told: list[float | None] = []
+    publish = world.hub.publish
+
+    def noting(catalog: ViewCatalog, since: float | None = None) -> None:
+        told.append(since)
+        publish(catalog, since)
+
+    monkeypatch.setattr(world.hub, "publish", noting)
+    monkeypatch.setattr(world.hub, "clock", lambda: now)
+    async with running(world.publisher):
+        world.publisher.notify()
+        await turns()
+        assert told == []
+        now = 3700.0
+        load(world, 1, "a")
+        await turns()
+    assert told == [3700.0]
+
+
 async def test_a_change_whose_build_failed_is_still_owed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
