@@ -119,6 +119,15 @@ def test_rests_that_are_over_are_forgotten(pace: Pace, clock: Clock) -> None:
     assert len(pace._rests) < 200
 
 
+def test_services_that_change_no_more_are_forgotten(pace: Pace, clock: Clock) -> None:
+    for number in range(1000):
+        pace.begin()
+        pace.changed(f"host-{number}", 1)
+        clock.now += 1
+    assert len(pace._changes) < 200
+    assert pace.rate("host-999") == 1 / PERIOD
+
+
 def test_the_rate_of_changes_is_that_of_the_last_minute(pace: Pace, clock: Clock) -> None:
     assert pace.rate("h") == 0
     for _ in range(int(PERIOD) * 4):

@@ -23,7 +23,7 @@ RESERVE = 4
 """Rests that withdrawals may be ahead of: with more of them than that, they are spaced too."""
 
 _ROOM = 64
-"""Rests that are remembered before those that are over are looked for."""
+"""Rests, and services with their changes, that are remembered before those that are over are looked for."""
 
 PERIOD = 60.0
 """Seconds over which the rate of changes is taken."""
@@ -51,10 +51,12 @@ class Pace:
     def begin(self) -> None:
         """A publication begins: who has to wait is asked anew."""
         self.next_at = None
-        if len(self._rests) > self._room:
+        if len(self._rests) + len(self._changes) > self._room:
             now = self._clock()
             self._rests = {name: until for name, until in self._rests.items() if until > now}
-            self._room = max(_ROOM, 2 * len(self._rests))
+            recent = self._changes.items()
+            self._changes = {host: each for host, each in recent if each.since(now - PERIOD)}
+            self._room = max(_ROOM, 2 * (len(self._rests) + len(self._changes)))
 
     def may(self, names: Sequence[str], cost: float, *, withdrawal: bool, urgent: bool) -> bool:
         """Whether clusters may be pushed now, each of which costs Envoy `cost` seconds; notes that they are.
