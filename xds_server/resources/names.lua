@@ -1,10 +1,28 @@
--- What a request's name means: a version that is named beside it, and one target of a split.
+-- What both scripts know: a route's settings, and what a request's name means: a version that is named beside
+-- it, and one target of a split.
 --
 -- Stands before request.lua in one text with it, and before renames.lua.
 
 local names = {}
 
 local MARK = "/versions/"
+
+-- A route's settings by their id: taken apart once in each worker. Those of routes that are no more go with
+-- all others when there are MOST of them.
+local taken, held, MOST = {}, 0, 500
+
+-- `read` takes them apart.
+local function settings_of(h, read)
+  local context = h:filterContext()
+  local id = context:get("id")
+  local found = taken[id]
+  if found == nil then
+    found = read(context)
+    if held >= MOST then taken, held = {}, 0 end
+    taken[id], held = found, held + 1
+  end
+  return found
+end
 
 local function decoded(text)
   if not string.find(text, "%", 1, true) then

@@ -9,25 +9,15 @@ local LB = "envoy.lb"
 local TOLD = "x-xds-known-as"
 local ORIGINAL = "x-envoy-original-path"
 
--- A route's settings by their id: taken apart once in each worker.
-local taken = {}
-
-local function settings(h)
-  local context = h:filterContext()
-  local id = context:get("id")
-  local found = taken[id]
-  if found == nil then
-    found = {
-      key = context:get("key"),
-      paths = context:get("paths") or {},
-      known = context:get("known") or {},
-      versions = context:get("versions"),
-      json_key = context:get("json_key"),
-      inserts = context:get("inserts"),
-    }
-    taken[id] = found
-  end
-  return found
+local function read_settings(context)
+  return {
+    key = context:get("key"),
+    paths = context:get("paths") or {},
+    known = context:get("known") or {},
+    versions = context:get("versions"),
+    json_key = context:get("json_key"),
+    inserts = context:get("inserts"),
+  }
 end
 
 -- The name by which the endpoint has to be asked for `name`; nil where it tells none. A star: for all others.
@@ -198,7 +188,7 @@ function envoy_on_request(h)
   if own == nil or own.model == nil then
     return
   end
-  local config = settings(h)
+  local config = settings_of(h, read_settings)
   local asked = metadata:get(LB)[config.key]
   local known = told and told_of(told, asked) or config.known[asked] or asked
   local request = { name = own.model, full = own.full or own.model, from = own.from }

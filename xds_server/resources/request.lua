@@ -11,10 +11,6 @@ local OWN = "xds-server"
 local LB = "envoy.lb"
 local GRPC_FIELDS = "envoy.filters.http.grpc_field_extraction"
 
--- A route's settings by their id: taken apart once in each worker. Those of routes that are no more go with
--- all others when there are MOST of them.
-local known, held, MOST = {}, 0, 500
-
 -- Paths, of which one that ends with an asterisk stands for all that begin so.
 local function paths(list)
   local found = { exact = {}, starts = {} }
@@ -41,30 +37,26 @@ local function is_one_of(found, path)
   return false
 end
 
+local function read_settings(context)
+  return {
+    keys = context:get("keys"),
+    headers = context:get("headers") or {},
+    paths = context:get("paths") or {},
+    reject = context:get("reject"),
+    reroute = context:get("reroute"),
+    transcode = context:get("transcode"),
+    max_bytes = context:get("max_bytes"),
+    misses = context:get("misses"),
+    any_key = context:get("any_key"),
+    without = paths(context:get("without")),
+    openai = paths(context:get("openai")),
+    fallback = context:get("fallback"),
+    names = context:get("names"),
+  }
+end
+
 local function settings(h)
-  local context = h:filterContext()
-  local id = context:get("id")
-  local found = known[id]
-  if found == nil then
-    found = {
-      keys = context:get("keys"),
-      headers = context:get("headers") or {},
-      paths = context:get("paths") or {},
-      reject = context:get("reject"),
-      reroute = context:get("reroute"),
-      transcode = context:get("transcode"),
-      max_bytes = context:get("max_bytes"),
-      misses = context:get("misses"),
-      any_key = context:get("any_key"),
-      without = paths(context:get("without")),
-      openai = paths(context:get("openai")),
-      fallback = context:get("fallback"),
-      names = context:get("names"),
-    }
-    if held >= MOST then known, held = {}, 0 end
-    known[id], held = found, held + 1
-  end
-  return found
+  return settings_of(h, read_settings)
 end
 
 local function is_utf8(text)
