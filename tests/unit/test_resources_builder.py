@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -27,12 +28,14 @@ from tests.resources_pictures import (
     the_routes,
     virtual_service,
 )
+from xds_server.mesh.layout import LayoutKind, PoolLayout
 from xds_server.mesh.model import Locality, ServicePicture, ServicePort
 from xds_server.mesh.policies import Fallback, Selector
 from xds_server.mesh.routing import Destination, Gateway, GatewayServer, Routing
 from xds_server.resources.builder import Builder, BuildOptions
+from xds_server.resources.endpoints import AssignmentEncoder
 from xds_server.resources.views import ViewCatalog, entitlement
-from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER, ROUTE, Node, Snapshot
+from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ORDER, ROUTE, Node, Resource, Snapshot
 
 NAME = f"{HOST}|8033"
 DR = policy()
@@ -299,3 +302,29 @@ def test_listeners_without_pools_do_not_ask_for_attempts(node: Node, holds_model
     listeners = build(made).snapshot_for(node).types[LISTENER].resources.values()
     assert listeners
     assert {b"AccessLogConfig" in each.body for each in listeners} == {holds_models}
+
+
+def test_a_build_that_fails_half_way_leaves_nothing_out_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(*names: str) -> ServicePicture:
+        return picture(
+            placed(1, names), policy=DR, pool=replace(POOL, layout=PoolLayout(LayoutKind.SHARDED, 4))
+        )
+
+    builder, first, second = Builder(BuildOptions()), of("a"), of(*"abcdefgh")
+    documents = routing((first,), (virtual_service(),), (gateway(),))
+    before = builder.build(documents, services(first), 1).snapshot_for(GATEWAY)
+    encode, encoded = AssignmentEncoder.encode, Counter[str]()
+
+    def breaking(encoder: AssignmentEncoder, part: ServicePicture) -> Resource:
+        encoded["all"] += 1
+        if encoded["all"] == 3:
+            raise RuntimeError("a defect")
+        return encode(encoder, part)
+
+    monkeypatch.setattr(AssignmentEncoder, "encode", breaking)
+    with pytest.raises(RuntimeError, match="a defect"):
+        builder.build(documents, services(second), 2, dirty={HOST})
+    after = builder.build(documents, services(second), 2, dirty={HOST}).snapshot_for(GATEWAY)
+    anew = Builder(BuildOptions()).build(documents, services(second), 1).snapshot_for(GATEWAY)
+    assert content(after) == content(anew)
+    assert content(after) != content(before)

@@ -75,6 +75,8 @@ class Builder:
         self._changes: dict[Target, Changes] = {}
         """What the build under way has made or ended."""
         self._routing: Routing | None = None
+        self._unfinished = False
+        """The last build failed: what it had made by then it told nobody of."""
         self._layouts: dict[str, Layout] = {}
         """Those that are not single."""
         self._relaid = False
@@ -110,6 +112,9 @@ class Builder:
         """
         if pace is not None:
             pace.begin()
+        if self._unfinished:
+            self._routing = None  # as if the documents were others: everything is put together anew
+        self._unfinished = True
         whole = dirty is None or routing is not self._routing
         hosts = sorted(services if dirty is None or whole else dirty)
         for host in hosts:
@@ -124,6 +129,7 @@ class Builder:
         if others or whole:
             self._refresh_fronts()
         changes, self._changes = self._changes, {}
+        self._unfinished = False
         return ViewCatalog(
             serial,
             routing,
