@@ -19,7 +19,7 @@ from xds_server.mesh.events import (
     ReportsForgotten,
 )
 from xds_server.mesh.events import FailureKind as Kind
-from xds_server.mesh.known import DeclaredModel, Known, KnownModel, named_by
+from xds_server.mesh.known import DeclaredModel, Known, KnownModel, KnownNames, named_by
 from xds_server.mesh.listed import Listed
 from xds_server.mesh.mesh import Mesh
 from xds_server.mesh.misses import Choice, Misses
@@ -148,6 +148,17 @@ def test_what_a_modelmeshs_registry_and_documents_name_is_known():
     mesh.apply(ConfigurationReplaced(source="files", configuration=replace(whole, declared=())))
     mesh.take_dirty()
     assert [mesh.knows(HOST, name) for name in ("in-ns", "registered")] == [False, False]
+
+
+def test_nothing_is_remembered_of_services_that_are_gone():
+    names = KnownNames()
+    for number in range(100):
+        names.tell(f"host-{number}", "modelmesh", (KnownModel("m", Known.STANDBY),))
+        assert names.has(f"host-{number}", "ns", "m")
+        names.tell(f"host-{number}", "modelmesh", ())
+        assert names.told(f"host-{number}") == []
+    assert not names._told
+    assert not names._names
 
 
 ROWS = st.lists(st.builds(ModelState, st.sampled_from("abc"), st.sampled_from(["", "1", "2"])), max_size=4)

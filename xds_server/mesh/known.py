@@ -77,9 +77,13 @@ class KnownNames:
         self._declared = frozenset((each.namespace, each.model.name) for each in declared)
 
     def tell(self, service: str, source: str, models: tuple[KnownModel, ...]) -> None:
-        """Take what a source says of a service now."""
-        self._told.setdefault(service, {})[source] = models
+        """Take what a source says of a service now; nothing is remembered of one that names no model."""
+        told = {**self._told.pop(service, {}), source: models}
         self._names[service, source] = frozenset(model.name for model in models)
+        if not models:
+            del told[source], self._names[service, source]
+        if told:
+            self._told[service] = told
 
     def told(self, service: str) -> list[tuple[KnownModel, ...]]:
         """What each source says of a service, by the sources' names."""
