@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
 
-async def next_request(context: Context, ending: asyncio.Event, silence: float) -> bytes | None:
+async def next_request(context: Context, ending: asyncio.Event, silence: float | None = None) -> bytes | None:
     """The next request; None at the stream's end, or the server's.
 
     Raises:
-        TimeoutError: nothing has come for `silence` seconds.
+        TimeoutError: nothing has come for `silence` seconds; None: that may take for ever.
     """
     reading = asyncio.ensure_future(context.read())
     stopping = asyncio.ensure_future(ending.wait())

@@ -25,6 +25,7 @@ from xds_server.transport.known import KnownAnswers
 from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.not_found import NotFoundStreams
 from xds_server.transport.quiet import Quieter
+from xds_server.transport.reading import next_request
 from xds_server.transport.reports import ReportStreams
 from xds_server.transport.stream import Stream
 from xds_server.xds.messages import ProtocolError, Variant
@@ -239,24 +240,13 @@ class XdsServer:
         """Each request has one answer."""
         async with self._refusing(context):
             with self._place():
-                while (data := await self._read_until_the_end(context)) is not None:
+                while (data := await next_request(context, self._ending)) is not None:
                     await context.write(self._status(data, context))
 
     def _status(self, request: bytes, context: Context) -> bytes:
         proved = identities(context.auth_context())
         self._door.admit(proved)
         return self._statuses.answer(request, lambda node: self._door.may_see(proved, node))
-
-    async def _read_until_the_end(self, context: Context) -> bytes | None:
-        reading = asyncio.ensure_future(context.read())
-        ending = asyncio.ensure_future(self._ending.wait())
-        try:
-            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
-            return reading.result() if reading.done() and reading.result() is not grpc.aio.EOF else None
-        finally:
-            for each in (reading, ending):
-                each.cancel()
-            await asyncio.gather(reading, ending, return_exceptions=True)
 
     def _handler(self, variant: Variant, type_url: str | None) -> Handler:
         async def handle(_: object, context: Context) -> None:
