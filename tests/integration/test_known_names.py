@@ -154,6 +154,27 @@ async def test_aliases_splits_and_fallbacks_in_every_place(tmp_path: Path, layou
         assert "x-xds-known-as" not in {name.lower() for each in r1.headers for name in each}
 
 
+async def test_a_body_under_a_header_is_renamed_however_its_name_is_escaped(tmp_path: Path) -> None:
+    r1, r2 = NamedReplica("r1", {"a": []}), NamedReplica("r2", {"b": []})
+    async with worlds(tmp_path, r1, r2) as world:
+        names = {"org/one": "a", "mod\u00e8le-\u6a21-\U0001f999": "a", 'a\\u0041"': "a", "ul": "a"}
+        world.write([r1, r2], {"openInference": ASKED, "aliases": names})
+        await world.stack.start()
+        for name in names:
+            await world.says("a by r1", lambda name=name: world.post(CHAT, {"model": name}))
+            header = {"model": name.encode().decode("latin-1")}
+            for written in (json.dumps(name), json.dumps(name, ensure_ascii=False)):
+                for text in (written, written.replace("/", "\\/")):
+                    assert await world.post(CHAT, f'{{"model": {text}}}', **header) == "a by r1"
+        # Not what only looks alike: it goes on as it came.
+        for other in ("null", '"u\\\\u006c"', '"u\\n"'):
+            text = f'{{"model": {other}}}'
+            await world.post(CHAT, text, model="ul")
+            assert r1.bodies[-1].decode() == text
+        assert world.stack.envoy is not None
+        assert "script log" not in world.stack.envoy.log
+
+
 async def test_versions_in_messages(tmp_path: Path) -> None:
     r1, r2 = NamedReplica("r1", {"m": ["1", "2"]}), NamedReplica("r2", {"m": ["3"], "n": ["1"]})
     async with worlds(tmp_path, r1, r2) as world:

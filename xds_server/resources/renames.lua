@@ -44,6 +44,38 @@ local function quoted(text)
   return '"' .. string.gsub(text, '["\\]', "\\%0") .. '"'
 end
 
+local function utf8(code)
+  local low = 0x80 + code % 64
+  if code < 0x80 then
+    return string.char(code)
+  elseif code < 0x800 then
+    return string.char(0xC0 + math.floor(code / 64), low)
+  end
+  local middle = 0x80 + math.floor(code / 64) % 64
+  if code < 0x10000 then
+    return string.char(0xE0 + math.floor(code / 4096), middle, low)
+  end
+  return string.char(0xF0 + math.floor(code / 262144), 0x80 + math.floor(code / 4096) % 64, middle, low)
+end
+
+-- What a JSON string says, without its quotes. Escapes of control characters, which no name has, stay.
+local function unescaped(text)
+  local high = nil -- the first half of a character that takes two escapes
+  return (string.gsub(text, "\\(.)(%x?%x?%x?%x?)", function(kind, digits)
+    if kind ~= "u" or #digits < 4 then
+      return string.find(kind, "[bfnrtu]") and "\\" .. kind .. digits or kind .. digits
+    end
+    local code = tonumber(digits, 16)
+    if code >= 0xD800 and code < 0xDC00 then
+      high = code
+      return ""
+    elseif high ~= nil then
+      code, high = 0x10000 + (high - 0xD800) * 1024 + code % 1024, nil
+    end
+    return utf8(code)
+  end))
+end
+
 -- A JSON object's text with the string, or null, under its own `key` replaced; nil where there is none.
 -- With `only`, just where that is what the string is.
 function names.replaced(text, key, value, only)
@@ -64,7 +96,8 @@ function names.replaced(text, key, value, only)
       if level == 1 and string.sub(text, from + 1, stop - 1) == key then
         local _, begin = string.find(text, '^%s*:%s*["n]', stop + 1)
         local last = begin and (string.byte(text, begin) == 34 and string_end(text, begin) or begin + 3)
-        if last and (not only or string.sub(text, begin, last) == quoted(only)) then
+        local said = last and string.byte(text, begin) == 34 and unescaped(string.sub(text, begin + 1, last - 1))
+        if last and (not only or said == only) then
           parts[#parts + 1] = string.sub(text, done, begin - 1) .. quoted(value)
           done, at = last + 1, last + 1
         end
