@@ -38,9 +38,12 @@ def free_ports(count: int) -> list[int]:
 
 
 class Upstream:
-    """Answers every request with its name and the path that it saw."""
+    """Answers every request with its name and the path that it saw; `headers` are what it adds."""
 
     def __init__(self, name: str) -> None:
+        self.headers: dict[str, str] = {}
+        headers = self.headers
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             wbufsize = 1 << 16  # headers and body in one packet: no waiting for a delayed ACK
@@ -49,6 +52,8 @@ class Upstream:
                 body = json.dumps([name, self.path]).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
+                for each in headers.items():
+                    self.send_header(*each)
                 self.end_headers()
                 self.wfile.write(body)
 

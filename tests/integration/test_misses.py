@@ -225,6 +225,18 @@ async def test_names_that_cannot_travel_get_a_400(misses: Misses) -> None:
     assert (answer[0], answer[1]["error"]["message"]) == (400, "the model's name in the body is not a string")
 
 
+async def test_the_mark_of_a_miss_means_nothing_on_a_replicas_answer(misses: Misses) -> None:
+    await misses.start({}, r1=["r1-only"])
+    for mark in ("503 GET UH /", "anything"):
+        misses.upstreams[0].headers["x-xds-flags"] = mark
+        path = V2.format("r1-only")
+        for header in ({}, {"model": ""}):  # the name is copied by a rule; it is read by the script
+            answer = await asyncio.to_thread(_post, misses.stack.port, path, {}, header)
+            assert answer[:2] == (200, ["r1", path])
+    assert misses.stack.envoy is not None
+    assert "script log" not in misses.stack.envoy.log
+
+
 async def test_two_names_are_refused_where_the_pool_says_so(misses: Misses, tmp_path: Path) -> None:
     entry = service_entry(
         [{"address": "127.0.0.1", "ports": {"http": misses.upstreams[0].port}}], port=misses.stack.port

@@ -15,7 +15,7 @@ from xds_server.mesh.layout import LayoutKind
 from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources import names
 from xds_server.resources.actions import Hosts, RouteTimes, actions, added_header, header_mapping
-from xds_server.resources.filters import HEADER_TO_METADATA, LUA
+from xds_server.resources.filters import FLAGS_HEADER, HEADER_TO_METADATA, LUA
 from xds_server.resources.matches import route_match
 from xds_server.resources.naming import variants
 from xds_server.resources.shards import SINGLE, Sharding
@@ -154,6 +154,8 @@ class RouteEncoder:
                     typed_per_filter_config={**mapped, **variant.filters},
                     request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
                     request_headers_to_remove=self._internal(variant),
+                    # Envoy adds its own afterwards: what comes with a replica's answer means nothing.
+                    response_headers_to_remove=[FLAGS_HEADER] if LUA in variant.filters else [],
                     request_body_buffer_limit=variant.max_body,
                 )
 
