@@ -154,6 +154,37 @@ async def test_aliases_splits_and_fallbacks_in_every_place(tmp_path: Path, layou
         assert "x-xds-known-as" not in {name.lower() for each in r1.headers for name in each}
 
 
+@EACH_LAYOUT
+async def test_of_two_pools_on_one_route_each_is_asked_under_its_own_names(
+    tmp_path: Path, layout: str
+) -> None:
+    r1, r2 = NamedReplica("r1", {"a": [], "c": []}), NamedReplica("r2", {"a": [], "b": []})
+    async with worlds(tmp_path, r1, r2) as world:
+        made = []
+        for host, replica, names in (
+            ("p1", r1, {"one": "a", "b": "c"}),
+            ("p2", r2, {"one": "b"}),
+        ):
+            document = pool(host=host, models={"openInference": ASKED, "aliases": names})
+            document["spec"]["layout"] = LAYOUTS[layout if host == "p2" else "single"]
+            made += [service_entry([replica.endpoint()], host=host, port=free_ports(1)[0]), document]
+        service = virtual_service()
+        service["spec"]["http"][0]["route"] = [
+            {"destination": {"host": host}, "weight": 50} for host in ("p1", "p2")
+        ]
+        world.rest = world.stack.port
+        world.stack.write("documents.yaml", *made, gateway(world.rest), service)
+        await world.stack.start()
+        for name, wanted in (("one", {"a by r1", "b by r2"}), ("b", {"c by r1", "b by r2"})):
+            for ask in (
+                lambda name=name: world.post(f"/v2/models/{name}/infer"),
+                lambda name=name: world.post(CHAT, {"model": name}),
+            ):
+                for each in wanted:
+                    await world.says(each, ask)
+                assert {await ask() for _ in range(20)} <= wanted
+
+
 async def test_a_body_under_a_header_is_renamed_however_its_name_is_escaped(tmp_path: Path) -> None:
     r1, r2 = NamedReplica("r1", {"a": []}), NamedReplica("r2", {"b": []})
     async with worlds(tmp_path, r1, r2) as world:

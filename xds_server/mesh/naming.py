@@ -50,9 +50,10 @@ def with_names(route: Route, pools: Mapping[str, Pool], services: Mapping[str, S
             keys,
             transcode=_speak_grpc(route, services),
             further=used[0].names,
+            others=tuple((pool.host, pool.names) for pool in used if pool.names != used[0].names),
             misses=used[0].misses,
             hosts=tuple(pool.host for pool in used),
-            renames=used[0].renames,
+            renames=any(pool.renames for pool in used),
         ),
     )
 

@@ -111,7 +111,8 @@ class RequestNames:
 class Naming:
     """What a route to pools does with a request's model: `keys` are the subset keys that get its name.
 
-    `further`: what else the pool's models are called.
+    `further`: what else the pool's models are called; of several pools, those of the first. `others`: by
+    host, of the pools that have others.
     `misses`: what callers are told where nobody has it. `hosts`: of the pools, in order.
 
     `transcode`: the replicas speak gRPC, so that REST requests are translated for them.
@@ -123,6 +124,7 @@ class Naming:
     keys: tuple[str, ...]
     transcode: bool = False
     further: Names = NO_NAMES
+    others: tuple[tuple[str, Names], ...] = ()
     misses: Misses = NO_MISSES
     hosts: tuple[str, ...] = ()
     renames: bool = False

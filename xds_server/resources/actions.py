@@ -74,11 +74,12 @@ RETRY_PAUSE, LONGEST_RETRY_PAUSE = 0.05, 0.5
 class Taken:
     """One of the Envoy routes that a route becomes: its action, and which requests take it.
 
-    `share`: the part of all requests that takes it or one before it; None: all that there are. `headers`:
-    what more they must look like.
+    `hosts`: of the action's clusters, in order, or of all of them. `share`: the part of all requests that
+    takes it or one before it; None: all that there are. `headers`: what more they must look like.
     """
 
     action: route_v3.RouteAction
+    hosts: tuple[str, ...]
     share: float | None = None
     headers: tuple[route_v3.HeaderMatcher, ...] = ()
 
@@ -123,7 +124,7 @@ def actions(route: Route, times: RouteTimes, hosts: Hosts, named: Place | None =
                 for target, weight in wanted.items()
             ]
         )
-        yield Taken(made)
+        yield Taken(made, tuple(host for host, _ in wanted))
         return
     total, taken = sum(wanted.values()), 0
     for target, weight in wanted.items():
@@ -133,20 +134,20 @@ def actions(route: Route, times: RouteTimes, hosts: Hosts, named: Place | None =
         if sharding.layout(target[0]) == SINGLE:
             made = _hashing(_common(route, times, attempts), header)
             made.cluster = sharding.single(*target).name
-            yield Taken(made, share)
+            yield Taken(made, target[:1], share)
         elif named is not None and route.naming is not None and keys[target[0]] in route.naming.keys:
             made = _common(route, times, attempts)
             by_model.to_shard(made, target, sharding, [named.hash_policy()])
-            yield Taken(made, share)
+            yield Taken(made, target[:1], share)
         else:
             headers = model_headers(route, keys[target[0]])
             # A sharded pool has no such header: its own hash is what picks the shard (by_model.py).
             rest, made = (_hashing(_common(route, times, attempts), header) for _ in range(2))
             by_model.to_rest(rest, target)
-            yield Taken(rest, share, tuple(by_model.unnamed(headers)))
+            yield Taken(rest, target[:1], share, tuple(by_model.unnamed(headers)))
             if headers:
                 by_model.to_model(made, target, sharding, headers)
-                yield Taken(made, share)
+                yield Taken(made, target[:1], share)
 
 
 def model_headers(route: Route, key: str) -> list[str]:

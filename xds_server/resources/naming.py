@@ -67,18 +67,20 @@ def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[
     names = naming.names
     script = _settings(naming, reroute=reroute)
     renaming = _renaming(naming) if naming.renames else {}
+    renames = _renames_of_others(naming) if naming.renames else {}
     # A body is held here to be renamed only: where a header has named its model.
     held = names.json.max_bytes if renaming and names.json is not None else None
     if direct and _names_stand_for_themselves(naming):
         for place in places(naming):
             filters = {LUA: _script(script, ANSWERS), **renaming}
-            yield Variant(f"#{place.words.partition(' ')[0]}", place.conditions, filters, held, named=place)
+            suffix = f"#{place.words.partition(' ')[0]}"
+            yield Variant(suffix, place.conditions, filters, held, renames=renames, named=place)
     unnamed = () if names.on_disagreement is OnDisagreement.REJECT else tuple(map(absent, names.headers))
     if names.grpc:
         methods = "|".join(GRPC_NAME_FIELDS)
         path = path_is(f"/{re.escape(INFERENCE_SERVICE)}/({methods})")
         filters = {LUA: _script(script), GRPC_FIELDS: enabled(), **renaming}
-        yield Variant("#grpc", (is_grpc(), path, *unnamed), filters)
+        yield Variant("#grpc", (is_grpc(), path, *unnamed), filters, renames=renames)
     if names.json is not None and not naming.transcode:
         body = names.json
         filters = {
@@ -86,13 +88,15 @@ def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[
             JSON_TO_METADATA: _json_rules(body),
             **(_renaming(naming, inserts=True) if naming.renames else {}),
         }
+        others = _renames_of_others(naming, inserts=True) if naming.renames else {}
         for paths in chunks(body.paths):
-            yield Variant("#json", (path_is(paths), *unnamed), filters, max_body=body.max_bytes, marks=_SEEN)
+            conditions = (path_is(paths), *unnamed)
+            yield Variant("#json", conditions, filters, body.max_bytes, _SEEN, others)
     if naming.transcode:
         translated = _script({**script, "transcode": True, "max_bytes": TRANSLATED_BYTES})
         filters = {LUA: translated, TRANSCODER: enabled(), **renaming}
-        yield Variant("#rest", (is_grpc(inverted=True),), filters, max_body=TRANSLATED_BYTES, marks=_SEEN)
-    yield Variant("", (), {LUA: _script(script), **renaming}, max_body=held)
+        yield Variant("#rest", (is_grpc(inverted=True),), filters, TRANSLATED_BYTES, _SEEN, renames)
+    yield Variant("", (), {LUA: _script(script), **renaming}, held, renames=renames)
 
 
 def enabled() -> Any:
@@ -135,7 +139,15 @@ def _renaming(naming: Naming, *, inserts: bool = False) -> dict[str, Any]:
     What depends on the replica is in its endpoint's metadata. `inserts`: the body is one that names its
     model, so that a fallback's name belongs there where it has none.
     """
-    names = naming.further
+    return {KNOWN_AS_HEADER: enabled(), RENAMES: _renames(naming, naming.further, inserts=inserts)}
+
+
+def _renames_of_others(naming: Naming, *, inserts: bool = False) -> dict[str, Any]:
+    """The same settings for the hosts of pools that have other names than the route's first."""
+    return {host: _renames(naming, names, inserts=inserts) for host, names in naming.others}
+
+
+def _renames(naming: Naming, names: Names, *, inserts: bool) -> Any:
     named = {*names.aliases, *(names.versions.pinned if names.versions is not None else ())}
     settings: dict[str, object] = {
         "key": naming.keys[0],
@@ -148,7 +160,7 @@ def _renaming(naming: Naming, *, inserts: bool = False) -> dict[str, Any]:
         settings["json_key"] = naming.names.json.field[0]
     if inserts:
         settings["inserts"] = True
-    return {KNOWN_AS_HEADER: enabled(), RENAMES: _script(settings)}
+    return _script(settings)
 
 
 def _further(names: Names) -> dict[str, object]:

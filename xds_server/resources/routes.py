@@ -15,7 +15,7 @@ from xds_server.mesh.layout import LayoutKind
 from xds_server.mesh.request import MODEL_HEADER
 from xds_server.resources import names
 from xds_server.resources.actions import Hosts, RouteTimes, actions, added_header, header_mapping
-from xds_server.resources.filters import FLAGS_HEADER, HEADER_TO_METADATA, LUA
+from xds_server.resources.filters import FLAGS_HEADER, HEADER_TO_METADATA, LUA, RENAMES
 from xds_server.resources.matches import route_match
 from xds_server.resources.naming import variants
 from xds_server.resources.shards import SINGLE, Sharding
@@ -24,7 +24,10 @@ from xds_server.wire import field, string
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from envoy_data_plane.google.protobuf import Any
+
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
+    from xds_server.resources.actions import Taken
     from xds_server.resources.shards import Layout, Target
     from xds_server.resources.variant import Variant
 
@@ -147,11 +150,12 @@ class RouteEncoder:
             for taken in actions(route, self._times, self._hosts, variant.named):
                 asked = route_match(match, taken.share)
                 asked.headers = [*asked.headers, *variant.headers, *taken.headers]
+                renames = _renamed_by_host(taken, variant.renames)
                 yield route_v3.Route(
                     name=name + variant.suffix,
                     match=asked,
                     route=taken.action,
-                    typed_per_filter_config={**mapped, **variant.filters},
+                    typed_per_filter_config={**mapped, **variant.filters, **renames},
                     request_headers_to_add=[added_header(*each) for each in route.upstream_headers],
                     request_headers_to_remove=self._internal(variant),
                     # Envoy adds its own afterwards: what comes with a replica's answer means nothing.
@@ -176,6 +180,21 @@ class RouteEncoder:
         return {
             (each.host, each.port) for route, _, _ in _matching(owner, port) for each in route.destinations
         }
+
+
+def _renamed_by_host(taken: Taken, renames: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each host's clusters its settings of the script that renames.
+
+    Returns them where all clusters are of one host, and so their route can have them.
+    """
+    if len(taken.hosts) == 1:
+        (host,) = taken.hosts
+        return {RENAMES: renames[host]} if host in renames else {}
+    clusters = taken.action.weighted_clusters.clusters if taken.action.weighted_clusters is not None else []
+    for cluster, host in zip(clusters, taken.hosts, strict=True):
+        if host in renames:
+            cluster.typed_per_filter_config = {RENAMES: renames[host]}
+    return {}
 
 
 def _matching(owner: VirtualService, port: int) -> Iterable[tuple[Route, RouteMatch | None, int]]:

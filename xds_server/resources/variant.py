@@ -25,7 +25,8 @@ class Variant:
     """One of the Envoy routes of a route: what more it must match, and what it switches on.
 
     `max_body`: bytes of a body to hold; None: none are. `marks`: what is known of its requests before a
-    body is held, which may be refused for its size. `named`: where Envoy's own filters take the name from
+    body is held, which may be refused for its size. `renames`: by host, the settings of the script that
+    renames, where they are not those in `filters`. `named`: where Envoy's own filters take the name from
     (direct.py); None: the script looks for it.
     """
 
@@ -34,6 +35,7 @@ class Variant:
     filters: Mapping[str, Any] = field(default_factory=dict)
     max_body: int | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
+    renames: Mapping[str, Any] = field(default_factory=dict)
     named: Place | None = None
 
 
