@@ -13,7 +13,8 @@ RUNTIME ?= embedded
 KUBECTL := $(VENV)/kubectl/kubectl
 # Most tests wait for processes more than they compute; the tests of one file stay together. One that fails is
 # tried twice more, and named in the summary (RERUN): real processes on a busy machine are late now and then.
-PYTEST_FLAGS ?= -n 3 --dist loadfile --reruns 2
+# Files in the order of their names: the slow ones of tests/integration early, so that no worker ends on one alone.
+PYTEST_FLAGS ?= -n 3 --dist loadfile --no-loadscope-reorder --reruns 2
 BIN := $(VENV)/bin
 # The demo states its total time, the making of the environment included.
 export DEMO_STARTED := $(shell date +%s)

@@ -88,6 +88,11 @@ static_resources:
           "@type": {manager}
           stat_prefix: up
           http_filters:
+          # An answer before the end of its request's body would cost connections.
+          - name: envoy.filters.http.buffer
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer
+              max_request_bytes: 4194304
           - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
           route_config:
@@ -130,7 +135,7 @@ def variants(plain: int, pool: int, named: int) -> list[Variant]:
     for text, size in (("1 KB", 1 << 10), ("100 KB", 100 << 10), ("1 MB", 1000 << 10)):
         made += [
             Variant(f"plain, {text}", plain, CHAT, body=size, baseline=f"plain, {text}"),
-            Variant(f"header, {text}", pool, CHAT, {"model": "m"}, size, f"plain, {text}"),
+            Variant(f"header, {text}", pool, CHAT, {"model": "m"}, size, baseline=f"plain, {text}"),
             Variant(f"JSON body, {text}", pool, CHAT, body=size, baseline=f"plain, {text}"),
             Variant(f"renamed, {text}", named, CHAT, body=size, model="one", baseline=f"plain, {text}"),
         ]
