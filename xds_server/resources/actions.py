@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import Destination, HeaderToKey, Retries, Route
     from xds_server.resources.direct import Place
     from xds_server.resources.shards import Sharding, Target
-    from xds_server.resources.variant import Variant
+    from xds_server.resources.variant import RouteVariant
 
 
 _NOT_FOUND = 404
@@ -247,7 +247,7 @@ def added_header(name: str, value: str) -> core_v3.HeaderValueOption:
     )
 
 
-def header_mapping(mapping: Sequence[HeaderToKey], keys: Sequence[str], variant: Variant) -> Any | None:
+def header_mapping(mapping: Sequence[HeaderToKey], keys: Sequence[str], variant: RouteVariant) -> Any | None:
     """Write a route's own rules from headers to subset metadata, in the order given; None without any.
 
     An absent header writes nothing: the request then meets the cluster's own fallback. The variant's marks

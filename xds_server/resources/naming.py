@@ -37,7 +37,7 @@ from xds_server.resources.filters import (
     TRANSLATED_BYTES,
 )
 from xds_server.resources.parts import digest, packed
-from xds_server.resources.variant import Variant, absent, chunks, is_grpc, path_is
+from xds_server.resources.variant import RouteVariant, absent, chunks, is_grpc, path_is
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,14 +55,14 @@ _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _SEEN = {"from": "none"}
 
 
-def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[Variant]:
+def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[RouteVariant]:
     """List a route's variants in order: the first that matches is taken. Without pools it is one.
 
     `reroute`: the cluster depends on the model, so the route is looked for again once that is known.
     `direct`: it can be found without the script's help (direct.py).
     """
     if naming is None:
-        yield Variant()
+        yield RouteVariant()
         return
     names = naming.names
     script = _settings(naming, reroute=reroute)
@@ -74,13 +74,13 @@ def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[
         for place in places(naming):
             filters = {LUA: _script(script, ANSWERS), **renaming}
             suffix = f"#{place.words.partition(' ')[0]}"
-            yield Variant(suffix, place.conditions, filters, held, renames=renames, named=place)
+            yield RouteVariant(suffix, place.conditions, filters, held, renames=renames, named=place)
     unnamed = () if names.on_disagreement is OnDisagreement.REJECT else tuple(map(absent, names.headers))
     if names.grpc:
         methods = "|".join(GRPC_NAME_FIELDS)
         path = path_is(f"/{re.escape(INFERENCE_SERVICE)}/({methods})")
         filters = {LUA: _script(script), GRPC_FIELDS: enabled(), **renaming}
-        yield Variant("#grpc", (is_grpc(), path, *unnamed), filters, renames=renames)
+        yield RouteVariant("#grpc", (is_grpc(), path, *unnamed), filters, renames=renames)
     if names.json is not None and not naming.transcode:
         body = names.json
         filters = {
@@ -91,12 +91,12 @@ def variants(naming: Naming | None, *, reroute: bool, direct: bool) -> Iterable[
         others = _renames_of_others(naming, inserts=True) if naming.renames else {}
         for paths in chunks(body.paths):
             conditions = (path_is(paths), *unnamed)
-            yield Variant("#json", conditions, filters, body.max_bytes, _SEEN, others)
+            yield RouteVariant("#json", conditions, filters, body.max_bytes, _SEEN, others)
     if naming.transcode:
         translated = _script({**script, "transcode": True, "max_bytes": TRANSLATED_BYTES})
         filters = {LUA: translated, TRANSCODER: enabled(), **renaming}
-        yield Variant("#rest", (is_grpc(inverted=True),), filters, TRANSLATED_BYTES, _SEEN, renames)
-    yield Variant("", (), {LUA: _script(script), **renaming}, held, renames=renames)
+        yield RouteVariant("#rest", (is_grpc(inverted=True),), filters, TRANSLATED_BYTES, _SEEN, renames)
+    yield RouteVariant("", (), {LUA: _script(script), **renaming}, held, renames=renames)
 
 
 def enabled() -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from xds_server.mesh.routing import Route, RouteMatch, VirtualService
     from xds_server.resources.actions import Taken
     from xds_server.resources.shards import Layout, Target
-    from xds_server.resources.variant import Variant
+    from xds_server.resources.variant import RouteVariant
 
 RouteKey = tuple[
     str, int, "Route", "RouteMatch | None", tuple[tuple["Layout", str | None, str | None], ...], int
@@ -164,7 +164,7 @@ class RouteEncoder:
                 )
 
     @staticmethod
-    def _internal(variant: Variant) -> list[str]:
+    def _internal(variant: RouteVariant) -> list[str]:
         """The headers that the script has made for the sake of the route, which are nobody else's concern."""
         return [MODEL_HEADER] if LUA in variant.filters and variant.named is None else []
 

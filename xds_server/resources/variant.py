@@ -21,7 +21,7 @@ LONGEST_REGEX = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class RouteVariant:
     """One of the Envoy routes of a route: what more it must match, and what it switches on.
 
     `max_body`: bytes of a body to hold; None: none are. `marks`: what is known of its requests before a

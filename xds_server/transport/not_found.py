@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -19,6 +18,7 @@ from xds_server import wire
 from xds_server.transport.access import RefusedError, identities
 from xds_server.transport.admission import Admission
 from xds_server.transport.codec import MAX_NAME, MAX_NODE, parse_node
+from xds_server.transport.places import Places
 from xds_server.transport.reading import next_request
 from xds_server.xds.messages import ProtocolError
 from xds_server.xds.model import NOT_FOUND_LOG
@@ -85,7 +85,7 @@ class NotFoundStreams:
         self._ending = ending
         self._delays = delays
         self._looked_at = Admission(MESSAGES_LOOKED_AT, MESSAGES_LOOKED_AT, time.monotonic)
-        self._taken = 0
+        self._places = Places(MAX_STREAMS, "streams of access logs")
 
     async def serve(self, context: Context) -> None:
         """One stream, until it falls silent. RefusedError where the client may not be its node, and so on."""
@@ -96,7 +96,7 @@ class NotFoundStreams:
         self._door.admit(proved)
         node: Node | None = None
         messages = Admission(MESSAGES_PER_SECOND, MESSAGES_PER_SECOND, time.monotonic)
-        with self._place():
+        with self._places.one():
             while (data := await self._read(context, first=node is None)) is not None:
                 if await messages.enter():
                     self._delays[Delay.REQUEST] += 1
@@ -105,17 +105,6 @@ class NotFoundStreams:
                 self._door.admit_node(proved, node)
                 if self._looked_at.take():
                     self._taker.take(parse_answers(data))
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._taken >= MAX_STREAMS:
-            text = f"this server has {self._taken} streams of access logs, and takes no more"
-            raise RefusedError(Refusal.TOO_MANY_STREAMS, text)
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
 
     async def _read(self, context: Context, *, first: bool) -> bytes | None:
         """The next message; None when the stream is to end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from xds_server.transport.encoder import SharedEncoder
 from xds_server.transport.known import KnownAnswers
 from xds_server.transport.limits import PushGate, RequestMeter
 from xds_server.transport.not_found import NotFoundStreams
+from xds_server.transport.places import Places
 from xds_server.transport.quiet import Quieter
 from xds_server.transport.reading import next_request
 from xds_server.transport.reports import ReportStreams
@@ -33,7 +34,7 @@ from xds_server.xds.model import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds_server.xds.status import Delay, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import TypeAlias
 
     from xds_server.transport.not_found import TakesAnswers
@@ -123,7 +124,7 @@ class XdsServer:
         self._statuses = csds.ClientStatuses(hub, time.time)
         self._known = KnownAnswers(knows)
         self._pushes = PushGate(self._options.max_pushes, hub.stats.delays, hub.clock)
-        self._taken = 0
+        self._places = Places(self._options.max_streams)
         self._server: grpc.aio.Server | None = None
         self._log = structlog.get_logger("xds")
 
@@ -219,7 +220,7 @@ class XdsServer:
 
     async def _take_reports(self, _: object, context: Context) -> None:
         async with self._refusing(context):
-            with self._place():
+            with self._places.one():
                 await self._reports.serve(context)
 
     async def _is_known(self, request: bytes, context: Context) -> bytes:
@@ -239,7 +240,7 @@ class XdsServer:
     async def _stream_status(self, _: object, context: Context) -> None:
         """Each request has one answer."""
         async with self._refusing(context):
-            with self._place():
+            with self._places.one():
                 while (data := await next_request(context, self._ending)) is not None:
                     await context.write(self._status(data, context))
 
@@ -275,22 +276,10 @@ class XdsServer:
         """One stream, from its identity to its end."""
         proved = identities(context.auth_context())
         self._door.admit(proved)
-        with self._place():
+        with self._places.one():
             self._hub.stats.delays[Delay.STREAM] += await self._admission.enter()
             if not self._ending.is_set():
                 await self._run(context, variant, type_url, proved)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places that there are for streams; RefusedError when all are taken."""
-        if self._taken >= self._options.max_streams:
-            text = f"this server has {self._taken} streams, and takes no more"
-            raise RefusedError(Refusal.TOO_MANY_STREAMS, text)
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
 
     async def _run(
         self, context: Context, variant: Variant, type_url: str | None, proved: tuple[str, ...]
